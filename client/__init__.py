@@ -1,0 +1,1 @@
+"""The client tier: protocol, gateway, queue, worker, stores, ledger, crypto, DICOM, command line."""
