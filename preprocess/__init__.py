@@ -1,0 +1,1 @@
+"""What a model needs done to pixels: its description, the plan for a series, the pipelines."""

@@ -1,0 +1,22 @@
+"""Every error of the preprocessing contract.
+
+PreprocessError
+├── SpecError       a model description is wrong: mend the file
+└── PlanError       a series cannot be planned: its geometry or intensities make no sense
+"""
+
+from __future__ import annotations
+
+__all__ = ("PlanError", "PreprocessError", "SpecError")
+
+
+class PreprocessError(ValueError):
+    """Base of every error raised by this folder."""
+
+
+class SpecError(PreprocessError):
+    """A model description has an unknown or missing key, a wrong type or a wrong value."""
+
+
+class PlanError(PreprocessError):
+    """A series has a geometry or intensities for which no plan exists."""
