@@ -1,0 +1,149 @@
+"""The settings of every process, read once from the environment; no other module reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from client.errors import ConfigurationError
+
+__all__ = ("PREFIX", "Settings", "load_settings", "setting_table")
+
+PREFIX = "HOUNSFIELD_"
+
+
+def _setting(default: Any, help_text: str, *, minimum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "minimum": minimum})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator may choose; each field is the variable ``HOUNSFIELD_<FIELD>``.
+
+    An empty string means "the embedded part of the local stack". ``resolved`` fills in the paths
+    that follow from ``home``.
+    """
+
+    home: str = _setting("", "Folder of keys, stored objects, ledger, queue and logs.")
+    keys: str = _setting("", "Folder of keys and certificates; empty: HOME/keys.")
+    tenant: str = _setting("local", "Tenant whose certificate `submit` and the demo use.")
+    gateway: str = _setting("127.0.0.1:50443", "host:port the gateway listens on and senders call.")
+    ledger_url: str = _setting(
+        "",
+        "SQLAlchemy URL of the ledger (postgresql+psycopg://…); empty: SQLite under HOME.",
+    )
+    store_url: str = _setting(
+        "", "Object store (file:///…, s3://…, gs://…, az://…); empty: files under HOME."
+    )
+    queue_url: str = _setting(
+        "", "Redis-protocol URL (rediss://…); empty: an embedded Valkey on a private socket."
+    )
+    triton_url: str = _setting(
+        "", "host:port of Triton's gRPC service; empty: an embedded Triton on loopback."
+    )
+    model_repository: str = _setting("", "Triton's model repository; empty: the project's own.")
+    profile: str = _setting("cpu", "Model configurations to serve: cpu or gpu.")
+    studies_in_flight: int = _setting(
+        3, "Studies one worker processes at a time; one more place is kept for STAT.", minimum=1
+    )
+    slices_in_flight: int = _setting(
+        8, "Slices of one study that Triton holds at a time.", minimum=1
+    )
+    lease_s: float = _setting(
+        30.0, "Seconds without a heartbeat after which a job is taken over.", minimum=1
+    )
+    max_attempts: int = _setting(3, "Tries before a job fails for good.", minimum=1)
+    read_timeout_s: float = _setting(
+        120.0, "Seconds the isolated reader or writer of one study may take.", minimum=1
+    )
+    read_memory_mib: int = _setting(
+        8192, "Address space of the isolated reader of one study, MiB.", minimum=512
+    )
+    max_study_mib: int = _setting(4096, "Largest study accepted, MiB of plaintext.", minimum=1)
+    max_queued: int = _setting(
+        10_000, "Unfinished jobs of all tenants before the gateway answers 'full'.", minimum=1
+    )
+    reconcile_s: float = _setting(5.0, "Seconds between two looks for lost work.", minimum=0.1)
+
+    def resolved(self) -> Settings:
+        """Return the same settings with every path filled in and absolute."""
+        home = Path(self.home or platformdirs.user_state_dir("hounsfield")).expanduser().absolute()
+        repository = self.model_repository or Path(__file__).parent.parent / "model_repository"
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {
+            "home": str(home),
+            "keys": str(Path(self.keys or home / "keys").expanduser().absolute()),
+            "ledger_url": self.ledger_url or f"sqlite+aiosqlite:///{home / 'ledger.sqlite'}",
+            "store_url": self.store_url or (home / "objects").as_uri(),
+            "model_repository": str(Path(repository).absolute()),
+        }
+        return Settings(**values)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make another process read these same settings."""
+        return {f"{PREFIX}{f.name.upper()}": str(getattr(self, f.name)) for f in fields(self)}
+
+    def __repr__(self) -> str:
+        """Name every setting, with passwords in URLs masked."""
+        inner = ", ".join(f"{f.name}={_mask(str(getattr(self, f.name)))!r}" for f in fields(self))
+        return f"Settings({inner})"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings, strictly.
+
+    Args:
+        environ: Variables to read; None means this process's environment.
+
+    Raises:
+        ConfigurationError: A variable with our prefix is unknown, or a value does not parse.
+    """
+    variables = os.environ if environ is None else environ
+    known = {f"{PREFIX}{f.name.upper()}": f for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, raw in variables.items():
+        if not name.startswith(PREFIX) or name.startswith(f"{PREFIX}TEST_"):
+            continue
+        if name not in known:
+            raise ConfigurationError(
+                f"Unknown setting {name}. Known are: {', '.join(sorted(known))}."
+            )
+        values[known[name].name] = _parse(name, raw, known[name])
+    if values.get("profile", "cpu") not in ("cpu", "gpu"):
+        raise ConfigurationError(
+            f"{PREFIX}PROFILE: expected cpu or gpu, got {values['profile']!r}."
+        )
+    return Settings(**values).resolved()
+
+
+def _parse(name: str, raw: str, setting: Any) -> Any:
+    kind = type(setting.default)
+    try:
+        value = kind(raw)
+    except ValueError:
+        raise ConfigurationError(f"{name}: expected {kind.__name__}, got {raw!r}.") from None
+    minimum = setting.metadata["minimum"]
+    if minimum is not None and not value >= minimum:
+        raise ConfigurationError(f"{name}: expected at least {minimum:g}, got {raw!r}.")
+    return value
+
+
+def _mask(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator or "@" not in rest:
+        return text
+    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+
+
+def setting_table() -> str:
+    """Return the Markdown table of every setting for ``docs/configuration.md``."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for f in fields(Settings):
+        default = f"`{f.default}`" if f.default != "" else "–"
+        rows.append(f"| `{PREFIX}{f.name.upper()}` | {default} | {f.metadata['help']} |")
+    return "\n".join(rows)

@@ -1,0 +1,1 @@
+"""The local stack: every part of Hounsfield on one machine, supervised."""
