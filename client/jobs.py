@@ -20,9 +20,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-TERMINAL_STATES = frozenset(
-    (JobState.DONE, JobState.FAILED, JobState.REJECTED, JobState.CANCELLED)
-)
+TERMINAL_STATES = frozenset((JobState.DONE, JobState.FAILED, JobState.REJECTED, JobState.CANCELLED))
 
 
 class Priority(StrEnum):

@@ -1,4 +1,4 @@
-"""How the command line speaks: tables for people, JSON for programs, exit codes that mean something."""
+"""How the command line speaks: tables for people, JSON for programs, meaningful exit codes."""
 
 from __future__ import annotations
 
