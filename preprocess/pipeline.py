@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali import fn, math
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.types import DALIDataType, DALIInterpType
 
 from preprocess.spec import ModelSpec
 
@@ -39,35 +41,36 @@ def build_pipeline(
     Returns:
         A ``nvidia.dali.Pipeline``.
     """
-    make = pipeline_def(
-        _preprocess,
+    pipeline = Pipeline(  # type: ignore[no-untyped-call]  # DALI annotates its operators only
         batch_size=max_batch_size,
         num_threads=num_threads,
         device_id=device_id,
         prefetch_queue_depth=1,
     )
-    return make(spec, device)
+    with pipeline:
+        pipeline.set_outputs(_preprocess(spec, device))  # type: ignore[no-untyped-call]
+    return pipeline
 
 
 def _preprocess(spec: ModelSpec, device: str) -> Any:
     names, canvas = spec.tensors, list(spec.geometry.size)
     image = fn.external_source(
-        name=names.image, device=device, dtype=types.INT16, ndim=2, layout="HW"
+        name=names.image, device=device, dtype=DALIDataType.INT16, ndim=2, layout="HW"
     )
-    region = fn.external_source(name=names.region, dtype=types.FLOAT, ndim=1)
-    size = fn.external_source(name=names.size, dtype=types.INT32, ndim=1)
-    intensity = fn.external_source(name=names.intensity, dtype=types.FLOAT, ndim=1)
+    region = fn.external_source(name=names.region, dtype=DALIDataType.FLOAT, ndim=1)
+    size = fn.external_source(name=names.size, dtype=DALIDataType.INT32, ndim=1)
+    intensity = fn.external_source(name=names.intensity, dtype=DALIDataType.FLOAT, ndim=1)
     resized = fn.resize(
         fn.expand_dims(image, axes=0, new_axis_names="C"),
         roi_start=region[0:2],
         roi_end=region[2:4],
-        size=fn.cast(size, dtype=types.FLOAT),
-        dtype=types.FLOAT,
-        interp_type=types.INTERP_LINEAR,
+        size=fn.cast(size, dtype=DALIDataType.FLOAT),
+        dtype=DALIDataType.FLOAT,
+        interp_type=DALIInterpType.INTERP_LINEAR,
         antialias=True,
     )
     clamped = math.clamp(resized * intensity[0] + intensity[1], 0.0, 1.0)
-    margin = (types.Constant(canvas, dtype=types.INT32) - size) // 2
+    margin = (fn.constant(idata=canvas, dtype=DALIDataType.INT32) - size) // 2
     centred = fn.slice(
         clamped, start=-margin, shape=canvas, axes=[1, 2], out_of_bounds_policy="pad"
     )
