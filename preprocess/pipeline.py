@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from nvidia.dali import fn, math
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.types import DALIDataType, DALIInterpType
+from nvidia.dali.types import Constant, DALIDataType, DALIInterpType
 
 from preprocess.spec import ModelSpec
 
@@ -70,7 +70,8 @@ def _preprocess(spec: ModelSpec, device: str) -> Any:
         antialias=True,
     )
     clamped = math.clamp(resized * intensity[0] + intensity[1], 0.0, 1.0)
-    margin = (fn.constant(idata=canvas, dtype=DALIDataType.INT32) - size) // 2
+    full = Constant(canvas, dtype=DALIDataType.INT32)  # type: ignore[no-untyped-call]
+    margin = (full - size) // 2
     centred = fn.slice(
         clamped, start=-margin, shape=canvas, axes=[1, 2], out_of_bounds_policy="pad"
     )
