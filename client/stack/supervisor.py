@@ -208,12 +208,15 @@ def _kill_group(pid: int, number: int) -> None:
 @contextlib.contextmanager
 def _hold_lock(run_directory: Path) -> Iterator[None]:
     run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (run_directory / "supervisor.lock").open("w") as handle:
+    with (run_directory / "supervisor.lock").open("a+") as handle:
         if not _try_lock(handle):
             raise ConfigurationError(
                 f"A stack is already running in {run_directory.parent}; stop it with "
                 "`hounsfield down` or choose another HOUNSFIELD_HOME."
             )
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
         yield
 
 

@@ -1,0 +1,108 @@
+"""Starts, watches and stops the supervisor from another process: up, status, down."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from client.errors import ConfigurationError, Transient
+from client.settings import Settings
+from client.stack.supervisor import ServiceStatus, lock_is_held, read_status
+
+__all__ = ("log_directory", "run_directory", "start", "status", "stop")
+
+_POLL_S = 0.1
+
+
+def run_directory(settings: Settings) -> Path:
+    """Where the supervisor of this home keeps its lock and its status."""
+    return Path(settings.home) / "run"
+
+
+def log_directory(settings: Settings) -> Path:
+    """Where the services of this home write their logs."""
+    return Path(settings.home) / "logs"
+
+
+def start(
+    settings: Settings,
+    on_status: Callable[[tuple[ServiceStatus, ...]], None],
+    timeout_s: float = 120.0,
+    with_parent: bool = False,
+) -> tuple[ServiceStatus, ...]:
+    """Start the stack in the background and return once every service is ready.
+
+    Args:
+        settings: What to start.
+        on_status: Called whenever the state of a service changed.
+        timeout_s: Seconds until everything must be ready.
+        with_parent: End the stack when this process ends, however it ends.
+
+    Raises:
+        ConfigurationError: A stack already runs in this home, or a service did not start.
+    """
+    if lock_is_held(run_directory(settings)):
+        raise ConfigurationError(
+            f"A stack is already running in {settings.home}. See `hounsfield status`; stop it "
+            "with `hounsfield down`."
+        )
+    logs = log_directory(settings)
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "client.stack.local"]
+    with (logs / "supervisor.log").open("wb") as log:
+        supervisor = subprocess.Popen(
+            [*argv, "--with-parent"] if with_parent else argv,
+            env={**os.environ, **settings.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + timeout_s
+    seen: tuple[ServiceStatus, ...] = ()
+    while time.monotonic() < deadline:
+        if supervisor.poll() is not None:
+            raise ConfigurationError((logs / "supervisor.log").read_text().strip())
+        now = status(settings)
+        if now != seen:
+            on_status(now)
+            seen = now
+        if now and all(service.state == "ready" for service in now):
+            return now
+        time.sleep(_POLL_S)
+    stop(settings)
+    raise ConfigurationError(
+        f"The stack was expected to be ready within {timeout_s:g} s; see the logs in {logs}."
+    )
+
+
+def status(settings: Settings) -> tuple[ServiceStatus, ...]:
+    """Return every service of the running stack; empty when none runs."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return read_status(run_directory(settings))
+    return ()
+
+
+def stop(settings: Settings, timeout_s: float = 60.0) -> bool:
+    """Stop the stack of this home; return False when none ran.
+
+    Raises:
+        Transient: It did not end in time.
+    """
+    run = run_directory(settings)
+    if not lock_is_held(run):
+        return False
+    os.kill(int((run / "supervisor.lock").read_text()), signal.SIGTERM)
+    deadline = time.monotonic() + timeout_s
+    while lock_is_held(run):
+        if time.monotonic() > deadline:
+            raise Transient(f"The stack in {settings.home} did not stop within {timeout_s:g} s.")
+        time.sleep(_POLL_S)
+    return True
