@@ -1,0 +1,1 @@
+"""The ingest protocol: its definition, and the Python code generated from it."""
