@@ -13,7 +13,7 @@ from nvidia.dali.types import Constant, DALIDataType, DALIInterpType
 
 from preprocess.spec import ModelSpec
 
-__all__ = ("build_pipeline",)
+__all__ = ("build_pipeline", "network_input")
 
 
 def build_pipeline(
@@ -48,11 +48,12 @@ def build_pipeline(
         prefetch_queue_depth=1,
     )
     with pipeline:
-        pipeline.set_outputs(_preprocess(spec, device))  # type: ignore[no-untyped-call]
+        pipeline.set_outputs(network_input(spec, device))  # type: ignore[no-untyped-call]
     return pipeline
 
 
-def _preprocess(spec: ModelSpec, device: str) -> Any:
+def network_input(spec: ModelSpec, device: Literal["cpu", "gpu"]) -> Any:
+    """The pipeline's graph, for use inside a pipeline definition; see ``build_pipeline``."""
     names, canvas = spec.tensors, list(spec.geometry.size)
     image = fn.external_source(
         name=names.image, device=device, dtype=DALIDataType.INT16, ndim=2, layout="HW"

@@ -1,0 +1,49 @@
+"""Arrays in and out of Triton's Python backend, by DLPack only.
+
+Triton 24.10's own conversions read NumPy 2 arrays wrongly and without an error: inputs come out
+with wrong values, outputs empty. DLPack is right for every numeric type, so nothing else here or
+in the model repository may touch ``as_numpy`` or construct a ``Tensor``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+__all__ = ("invalid", "quiet_capsules", "read", "respond")
+
+
+def read(request: Any, name: str) -> NDArray[Any]:
+    """One input of a request, batch axis first.
+
+    Returns:
+        A read-only, perhaps unaligned view into shared memory, valid during ``execute`` only.
+    """
+    array: NDArray[Any] = np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name))
+    return array
+
+
+def respond(name: str, array: NDArray[Any]) -> Any:
+    """A response with one output; the array must be C-contiguous and writeable."""
+    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, array)])
+
+
+def invalid(message: str) -> Any:
+    """A response that tells the caller that its tensors are wrong (INVALID_ARGUMENT)."""
+    error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse([], error)
+
+
+def quiet_capsules() -> None:
+    """Drops the one harmless complaint that NumPy makes when Triton frees its DLPack capsule."""
+    shown = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        if not (event.exc_type is ValueError and "PyCapsule" in str(event.exc_value)):
+            shown(event)
+
+    sys.unraisablehook = hook
