@@ -1,0 +1,1 @@
+"""Triton: running the embedded server, keeping it healthy, and asking it for masks."""

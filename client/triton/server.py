@@ -1,0 +1,156 @@
+"""The command line of an embedded Triton server: one pure function from settings to argv and env.
+
+TritonSettings ─▶ resolved (free ports, models) ─▶ server_command ─▶ ServerCommand
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from client.errors import ConfigurationError
+from client.triton.installation import find_installation
+from preprocess.spec import ModelSpec, SpecError, find_model_specs
+
+__all__ = ("ServerCommand", "TritonSettings", "admin_headers", "server_command")
+
+RESTRICTED = ("shared-memory", "model-repository", "statistics", "trace", "logging")
+
+
+@dataclass(frozen=True)
+class TritonSettings:
+    """How to run an embedded server.
+
+    Attributes:
+        repository: The model repository.
+        models: Models to load; empty means every one with a description in the repository.
+        profile: Triton's custom model configuration to serve. Only ``cpu`` can be embedded.
+        host: Address to listen on; not meant to be anything but loopback.
+        grpc_port: 0 means a free one.
+        metrics_port: 0 means a free one.
+        admin_key: Opens the restricted protocols (load and unload models, statistics).
+        exit_timeout_s: How long requests in flight may take after SIGTERM.
+    """
+
+    repository: Path
+    models: tuple[str, ...] = ()
+    profile: str = "cpu"
+    host: str = "127.0.0.1"
+    grpc_port: int = 0
+    metrics_port: int = 0
+    admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    exit_timeout_s: int = 10
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of the gRPC service."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def specs(self) -> tuple[ModelSpec, ...]:
+        """Descriptions of the models to load.
+
+        Raises:
+            ConfigurationError: A description is wrong, or a model has none.
+        """
+        try:
+            known = {spec.name: spec for spec in find_model_specs(self.repository)}
+        except SpecError as error:
+            raise ConfigurationError(str(error)) from error
+        wanted = self.models or tuple(known)
+        missing = [name for name in wanted if name not in known]
+        if missing or not wanted:
+            raise ConfigurationError(
+                f"Expected a model.yaml for each of {missing or 'at least one model'} in the "
+                f"repository, found {sorted(known) or 'none'}."
+            )
+        return tuple(known[name] for name in wanted)
+
+    def resolved(self) -> TritonSettings:
+        """The same settings with every port and model named."""
+        ports = _free_ports(self.host, 2)
+        return replace(
+            self,
+            repository=self.repository.absolute(),
+            models=tuple(spec.name for spec in self.specs),
+            grpc_port=self.grpc_port or ports[0],
+            metrics_port=self.metrics_port or ports[1],
+        )
+
+
+@dataclass(frozen=True)
+class ServerCommand:
+    """How to start the server.
+
+    Attributes:
+        argv: Program and arguments. The admin key is among them.
+        env: The whole environment.
+    """
+
+    argv: tuple[str, ...] = field(repr=False)
+    env: Mapping[str, str]
+
+
+def server_command(settings: TritonSettings) -> ServerCommand:
+    """Builds the command of a server on loopback, gRPC and metrics only.
+
+    It may be started again as it is after the server died.
+
+    Args:
+        settings: With ports and models, see ``TritonSettings.resolved``.
+
+    Raises:
+        ConfigurationError: The server is not installed, or the profile cannot be embedded.
+    """
+    if settings.profile != "cpu":
+        raise ConfigurationError(
+            f"Expected profile cpu for the embedded Triton, got {settings.profile}; the gpu "
+            "profile runs in NVIDIA's container, name its address in HOUNSFIELD_TRITON_URL."
+        )
+    installation = find_installation()
+    prefix = f"hounsfield_triton_{settings.grpc_port}_"
+    root = str(Path(__file__).parents[2])
+    launch = (sys.executable, "-m", "client.triton.launch", prefix, str(installation.server))
+    arguments = (
+        f"--model-repository={settings.repository}",
+        f"--backend-directory={installation.backends}",
+        f"--cache-directory={installation.root / 'caches'}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in settings.models),
+        f"--model-config-name={settings.profile}",
+        "--disable-auto-complete-config",
+        "--allow-http=false",
+        f"--grpc-address={settings.host}",
+        f"--grpc-port={settings.grpc_port}",
+        f"--metrics-address={settings.host}",
+        f"--metrics-port={settings.metrics_port}",
+        "--allow-gpu-metrics=false",
+        "--pinned-memory-pool-byte-size=0",
+        f"--grpc-restricted-protocol={','.join(RESTRICTED)}:admin-key={settings.admin_key}",
+        f"--exit-timeout-secs={settings.exit_timeout_s}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+    )
+    return ServerCommand(
+        argv=(*launch, *arguments), env=installation.environment() | {"PYTHONPATH": root}
+    )
+
+
+def admin_headers(admin_key: str) -> dict[str, str]:
+    """The gRPC metadata that opens the restricted protocols."""
+    return {"triton-grpc-protocol-admin-key": admin_key}
+
+
+def _free_ports(host: str, count: int) -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for held in sockets:
+            held.bind((host, 0))
+        return [int(held.getsockname()[1]) for held in sockets]
+    finally:
+        for held in sockets:
+            held.close()
