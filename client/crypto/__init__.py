@@ -1,0 +1,1 @@
+"""Envelope encryption of studies and results, and the keys and certificates it needs."""

@@ -1,0 +1,213 @@
+"""Seals and opens studies and results as the protocol has them: a header and a ciphertext.
+
+sender: seal_study ──▶ gateway, store (ciphertext only) ──▶ worker: open_study
+worker: seal_result ──▶ store, gateway (ciphertext only) ──▶ sender: open_result
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from client.crypto.binding import result_binding, study_binding
+from client.crypto.bridge import read_in_thread
+from client.crypto.envelope import DataKey, Digest, ciphertext_length
+from client.crypto.keyring import Keyring, PublicKey
+from client.errors import NotFound, RefusalCode, Rejected
+from client.jobs import Priority
+from client.proto import ingest_pb2
+
+__all__ = (
+    "PROTOCOL_VERSION",
+    "SealedResult",
+    "SealedStudy",
+    "open_result",
+    "open_study",
+    "seal_result",
+    "seal_study",
+)
+
+PROTOCOL_VERSION = 1
+_PRIORITIES = {
+    Priority.ROUTINE: ingest_pb2.PRIORITY_ROUTINE,
+    Priority.STAT: ingest_pb2.PRIORITY_STAT,
+}
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True)
+class SealedStudy:
+    """A study ready to be sent.
+
+    Attributes:
+        header: What goes first.
+        chunks: Starts the ciphertext anew at each call, so that a broken upload can be repeated.
+    """
+
+    header: ingest_pb2.StudyHeader
+    chunks: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class SealedResult:
+    """A result ready to be stored; ``chunks`` can be read once."""
+
+    header: ingest_pb2.ResultHeader
+    chunks: Iterator[bytes]
+
+
+def seal_study(
+    plaintext: Callable[[], Iterable[bytes]],
+    digest: Digest,
+    *,
+    tenant: str,
+    upload_id: str,
+    recipient: PublicKey,
+    result_key: PublicKey,
+    model: str = "",
+    priority: Priority = Priority.ROUTINE,
+) -> SealedStudy:
+    """Encrypt a bundle for a worker.
+
+    Args:
+        plaintext: Starts reading the bundle; called once for each try to send it.
+        digest: The bundle's length and hash.
+        tenant: The sender's tenant, as its certificate says.
+        upload_id: Random UUID of this upload, lower case.
+        recipient: The worker's public key.
+        result_key: The sender's public key, for the result.
+        model: Model to use, "" for the worker's routing rules.
+        priority: Its place in the queue.
+
+    Raises:
+        Rejected: BAD_ENVELOPE; the recipient's key is not what its id says.
+    """
+    header = ingest_pb2.StudyHeader(
+        version=PROTOCOL_VERSION,
+        tenant=tenant,
+        upload_id=upload_id,
+        model=model,
+        priority=_PRIORITIES[priority],
+        key_id=recipient.key_id,
+        plaintext_bytes=digest.length,
+        plaintext_sha256=digest.sha256,
+        ciphertext_bytes=ciphertext_length(digest.length),
+        recipient_key_id=result_key.key_id,
+        recipient_public_keyset=result_key.keyset,
+    )
+    binding = study_binding(header)
+    data_key = DataKey.new()
+    header.wrapped_dek = data_key.wrap(recipient, binding)
+    return SealedStudy(header, lambda: data_key.seal(plaintext(), binding, digest))
+
+
+async def open_study(
+    header: ingest_pb2.StudyHeader,
+    ciphertext: AsyncIterator[bytes],
+    keyring: Keyring,
+    *,
+    max_bytes: int,
+) -> bytearray:
+    """Decrypt a study into memory, in a thread.
+
+    Args:
+        header: As the sender sent it.
+        ciphertext: As it was stored.
+        keyring: The worker's keys.
+        max_bytes: Largest plaintext that memory is given to.
+
+    Returns:
+        The bundle, verified to its last byte.
+
+    Raises:
+        Rejected: BAD_ENVELOPE; damaged, broken off, changed on the way, or for another worker.
+            TOO_LARGE; more than ``max_bytes``.
+    """
+    _check_lengths(header, max_bytes)
+    binding = study_binding(header)
+    try:
+        data_key = DataKey.unwrap(keyring, header.key_id, header.wrapped_dek, binding)
+    except NotFound as error:
+        raise Rejected(
+            RefusalCode.BAD_ENVELOPE,
+            f"The study is encrypted for key {header.key_id}, which this worker does not have. "
+            "Ask the gateway for the present keys and send it again.",
+        ) from error
+    digest = Digest(header.plaintext_bytes, header.plaintext_sha256)
+    return await read_in_thread(ciphertext, lambda file: data_key.open(file, binding, digest))
+
+
+def seal_result(
+    study: ingest_pb2.StudyHeader, job_id: str, plaintext: Iterable[bytes], digest: Digest
+) -> SealedResult:
+    """Encrypt a result bundle for the key that the study's header names.
+
+    Args:
+        study: The verified header of the study it belongs to.
+        job_id: The job that made it.
+        plaintext: The result bundle.
+        digest: Its length and hash.
+
+    Raises:
+        Rejected: BAD_ENVELOPE; the sender's key is not an HPKE public key or not what its id says.
+    """
+    header = ingest_pb2.ResultHeader(
+        version=PROTOCOL_VERSION,
+        tenant=study.tenant,
+        job_id=job_id,
+        upload_id=study.upload_id,
+        recipient_key_id=study.recipient_key_id,
+        plaintext_bytes=digest.length,
+        plaintext_sha256=digest.sha256,
+        ciphertext_bytes=ciphertext_length(digest.length),
+    )
+    binding = result_binding(header)
+    data_key = DataKey.new()
+    recipient = PublicKey(study.recipient_key_id, study.recipient_public_keyset, _UNKNOWN)
+    header.wrapped_dek = data_key.wrap(recipient, binding)
+    return SealedResult(header, data_key.seal(plaintext, binding, digest))
+
+
+async def open_result(
+    header: ingest_pb2.ResultHeader,
+    ciphertext: AsyncIterator[bytes],
+    keyring: Keyring,
+    *,
+    max_bytes: int,
+) -> bytearray:
+    """Decrypt a result into memory, in a thread.
+
+    The caller has compared the header's tenant, job and upload ids with what it asked for.
+
+    Raises:
+        NotFound: The keyring lacks the key it was encrypted for.
+        Rejected: BAD_ENVELOPE; damaged or changed on the way. TOO_LARGE; more than ``max_bytes``.
+    """
+    _check_lengths(header, max_bytes)
+    binding = result_binding(header)
+    data_key = DataKey.unwrap(keyring, header.recipient_key_id, header.wrapped_dek, binding)
+    digest = Digest(header.plaintext_bytes, header.plaintext_sha256)
+    return await read_in_thread(ciphertext, lambda file: data_key.open(file, binding, digest))
+
+
+def _check_lengths(
+    header: ingest_pb2.StudyHeader | ingest_pb2.ResultHeader, max_bytes: int
+) -> None:
+    if header.version != PROTOCOL_VERSION:
+        raise Rejected(
+            RefusalCode.BAD_ENVELOPE,
+            f"Expected envelope version {PROTOCOL_VERSION}, got {header.version}.",
+        )
+    if header.plaintext_bytes > max_bytes:
+        raise Rejected(
+            RefusalCode.TOO_LARGE,
+            f"Expected a bundle of at most {max_bytes} bytes, got {header.plaintext_bytes}.",
+        )
+    expected = ciphertext_length(header.plaintext_bytes)
+    if header.ciphertext_bytes != expected:
+        raise Rejected(
+            RefusalCode.BAD_ENVELOPE,
+            f"A bundle of {header.plaintext_bytes} bytes has {expected} bytes of ciphertext; "
+            f"the header says {header.ciphertext_bytes}.",
+        )
