@@ -12,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from client.errors import ClientError, ConfigurationError
 from client.triton.inference import connect
+from client.triton.installation import clear_shared_memory
 from client.triton.probe import probe
 from client.triton.server import TritonSettings, admin_headers, server_command
 
@@ -103,6 +104,7 @@ class EmbeddedTriton:
             self._process.kill()
             await self._process.wait()
         self._process = None
+        clear_shared_memory()
 
     def _log_tail(self) -> str:
         return self._log_path.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")

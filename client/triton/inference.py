@@ -241,4 +241,4 @@ async def _together(coroutines: list[Any]) -> None:
             for coroutine in coroutines:
                 group.create_task(coroutine)
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        raise errors.exceptions[0]  # noqa: B904  # it has its own cause

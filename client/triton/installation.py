@@ -20,10 +20,12 @@ __all__ = (
     "clear_shared_memory",
     "find_installation",
     "link_stub",
+    "shared_memory_prefix",
 )
 
 INSTALL_COMMAND = "pip install --no-deps nvidia-pytriton==0.7.0"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Triton's Python backend keeps its regions
+SHARED_MEMORY_PREFIX = "hounsfield_triton_"
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,21 @@ def link_stub(installation: Installation) -> None:
         ) from error
 
 
-def clear_shared_memory(prefix: str) -> int:
-    """Removes the regions that a killed server with this prefix left behind.
+def shared_memory_prefix(pid: int) -> str:
+    """What the names of a server's shared memory regions begin with."""
+    return f"{SHARED_MEMORY_PREFIX}{pid}_"
+
+
+def clear_shared_memory() -> int:
+    """Removes the regions of embedded servers that do not live any more.
 
     Returns:
         How many were removed.
     """
-    regions = list(SHARED_MEMORY.glob(f"{prefix}*"))
-    for region in regions:
-        region.unlink(missing_ok=True)
-    return len(regions)
+    removed = 0
+    for region in SHARED_MEMORY.glob(f"{SHARED_MEMORY_PREFIX}*"):
+        pid = region.name.removeprefix(SHARED_MEMORY_PREFIX).partition("_")[0]
+        if not Path("/proc", pid).exists():
+            region.unlink(missing_ok=True)
+            removed += 1
+    return removed

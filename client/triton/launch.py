@@ -1,6 +1,6 @@
 """Becomes the Triton server: tidies up after a killed one, ties its life to the parent's, execs.
 
-    python -m client.triton.launch SHM_PREFIX TRITONSERVER ARGUMENT…
+    python -m client.triton.launch TRITONSERVER ARGUMENT…
 
 The process id stays the same, so whoever started this supervises the server itself.
 """
@@ -12,7 +12,12 @@ import sys
 
 from client.errors import ConfigurationError
 from client.process import die_with_parent
-from client.triton.installation import clear_shared_memory, find_installation, link_stub
+from client.triton.installation import (
+    clear_shared_memory,
+    find_installation,
+    link_stub,
+    shared_memory_prefix,
+)
 
 __all__ = ("main",)
 
@@ -22,14 +27,15 @@ EX_CONFIG = 78
 
 def main(argv: list[str]) -> None:
     """Prepares and execs; exits with status 78 (EX_CONFIG) if it cannot."""
-    prefix, *command = argv
     die_with_parent()
     try:
         link_stub(find_installation())
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(EX_CONFIG)
-    clear_shared_memory(prefix)
+    clear_shared_memory()
+    prefix = shared_memory_prefix(os.getpid())
+    command = [*argv, f"--backend-config=python,shm-region-prefix-name={prefix}"]
     os.execv(command[0], command)  # noqa: S606  # the command is ours, no shell is wanted
 
 

@@ -112,9 +112,8 @@ def server_command(settings: TritonSettings) -> ServerCommand:
             "profile runs in NVIDIA's container, name its address in HOUNSFIELD_TRITON_URL."
         )
     installation = find_installation()
-    prefix = f"hounsfield_triton_{settings.grpc_port}_"
     root = str(Path(__file__).parents[2])
-    launch = (sys.executable, "-m", "client.triton.launch", prefix, str(installation.server))
+    launch = (sys.executable, "-m", "client.triton.launch", str(installation.server))
     arguments = (
         f"--model-repository={settings.repository}",
         f"--backend-directory={installation.backends}",
@@ -132,7 +131,6 @@ def server_command(settings: TritonSettings) -> ServerCommand:
         "--pinned-memory-pool-byte-size=0",
         f"--grpc-restricted-protocol={','.join(RESTRICTED)}:admin-key={settings.admin_key}",
         f"--exit-timeout-secs={settings.exit_timeout_s}",
-        f"--backend-config=python,shm-region-prefix-name={prefix}",
     )
     return ServerCommand(
         argv=(*launch, *arguments), env=installation.environment() | {"PYTHONPATH": root}

@@ -12,7 +12,7 @@ RETRIED = frozenset(("UNAVAILABLE", "NOT_FOUND", "INTERNAL", "CANCELLED", "UNKNO
 TRANSIENT = RETRIED - {"NOT_FOUND"} | {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
 
 
-def status_of(error: Exception) -> str:
+def status_of(error: BaseException) -> str:
     """Name of the gRPC status of a ``tritonclient`` error, ``UNKNOWN`` where it has none."""
     status = getattr(error, "status", lambda: None)()
     return str(status or "UNKNOWN").rpartition(".")[2]
