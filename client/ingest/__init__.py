@@ -1,0 +1,1 @@
+"""Studies in and results out over gRPC: the bundle, the gateway and the sender."""
