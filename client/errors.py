@@ -65,6 +65,8 @@ class RefusalCode(StrEnum):
     """A gap of a whole number of slice distances: a slice was not sent."""
     DUPLICATE_SLICE = "DUPLICATE_SLICE"
     """Two slices lie at the same position."""
+    MULTIPLE_VOLUMES = "MULTIPLE_VOLUMES"
+    """One series holds several volumes: echoes, b-values, time points, stacks."""
     GANTRY_TILT = "GANTRY_TILT"
     """Slice positions are sheared against the slice normal."""
     NO_MODEL = "NO_MODEL"

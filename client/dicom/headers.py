@@ -1,0 +1,133 @@
+"""Which attributes of an instance are read at all, and which stay in its header."""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+from pydicom.tag import BaseTag, Tag
+
+__all__ = ("ALL_TAGS", "HEADER_KEYWORDS", "header_of")
+
+HEADER_KEYWORDS = (
+    "SpecificCharacterSet",
+    "TimezoneOffsetFromUTC",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "ImageType",
+    # Patient (PS3.3 C.7.1.1) and clinical trial subject (C.7.1.3)
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "PatientBirthDate",
+    "PatientBirthTime",
+    "PatientSex",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "EthnicGroup",
+    "PatientComments",
+    "QualityControlSubject",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    # General study (C.7.2.1) and patient study (C.7.2.2)
+    "StudyInstanceUID",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyDescription",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    # Series, equipment, frame of reference (C.7.3.1, C.7.5.1, C.7.4.1)
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDate",
+    "SeriesTime",
+    "SeriesDescription",
+    "ProtocolName",
+    "Modality",
+    "BodyPartExamined",
+    "Laterality",
+    "PatientPosition",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "InstitutionName",
+    "StationName",
+    "ContentDate",
+    "ContentTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "AcquisitionNumber",
+    "InstanceNumber",
+    # Image grid and history (C.7.6.1 to C.7.6.3)
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PhotometricInterpretation",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "BurnedInAnnotation",
+)
+"""What ``Series.headers`` keep: public, small, none of them a sequence."""
+
+PIXEL_KEYWORDS = (
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PixelPresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "EchoTime",
+    "EchoNumbers",
+    "DiffusionBValue",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+"""What is read to place, decode and scale the pixels, and then dropped."""
+
+ALL_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in (*HEADER_KEYWORDS, *PIXEL_KEYWORDS)]
+"""The parser skips every other attribute, private ones among them."""
+
+
+def header_of(dataset: Dataset) -> Dataset:
+    """A copy with the header attributes only; one that can't be decoded is left out."""
+    header = Dataset()
+    for keyword in HEADER_KEYWORDS:
+        try:
+            if keyword in dataset:
+                header.add(dataset[keyword])
+        except Exception:  # noqa: S112 - what the result needs has been checked before
+            continue
+    return header

@@ -1,0 +1,187 @@
+"""Decodes the pixel data of one checked instance to its stored values.
+
+Instance ──check (kind, size, decoder, length)──▶ decode ──▶ [frames, rows, columns]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
+
+from client.dicom.attributes import integer, invalid, number, text, value
+from client.dicom.parsing import Instance
+from client.dicom.series import ReadLimits
+from client.errors import RefusalCode, Rejected
+
+__all__ = ("PixelLayout", "check_pixels", "decode_pixels")
+
+MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+END_OF_CODESTREAM = b"\xff\xd9"
+"""JPEG and JPEG-LS End of Image, JPEG 2000 End of Codestream: the same two bytes."""
+MARKED_SYNTAXES = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes} | {
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+}
+
+
+@dataclass(frozen=True)
+class PixelLayout:
+    """Image Pixel module (PS3.3 C.7.6.3) of one instance, checked.
+
+    Attributes:
+        frames: Number of frames, 1 for single-frame instances.
+        allocated_bytes: Bytes per pixel, 1 or 2.
+        inverted: MONOCHROME1.
+    """
+
+    frames: int
+    rows: int
+    columns: int
+    allocated_bytes: int
+    inverted: bool
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Size of the decoded pixel data."""
+        return self.frames * self.rows * self.columns * self.allocated_bytes
+
+
+def check_pixels(instance: Instance, limits: ReadLimits) -> PixelLayout:
+    """Checks that the pixel data is greyscale, within limits and decodable, without decoding it.
+
+    Raises:
+        Rejected: ``COLOUR``, ``INVALID_ATTRIBUTE``, ``TOO_LARGE``, ``UNDECODABLE`` (no decoder) or
+            ``TRUNCATED_PIXELS`` (uncompressed data shorter than the image).
+    """
+    dataset = instance.dataset
+    photometric = _check_greyscale(dataset)
+    if value(dataset, "PixelData") is None:
+        raise invalid("PixelData", "integer pixel data (floating point images are not supported)")
+    layout = _layout(dataset, limits, inverted=photometric == "MONOCHROME1")
+    _decoder(instance.transfer_syntax)
+    if not UID(instance.transfer_syntax).is_encapsulated:
+        present = len(dataset.PixelData)
+        if present < layout.decoded_bytes:
+            raise _truncated(f"{layout.decoded_bytes} bytes of pixel data", f"{present}")
+    return layout
+
+
+def decode_pixels(instance: Instance, layout: PixelLayout) -> NDArray[Any]:
+    """Decodes every frame; sign and unused high bits (overlays, padding) are corrected.
+
+    Returns:
+        8- or 16-bit integers [frames, rows, columns], signed if Pixel Representation says so.
+
+    Raises:
+        Rejected: ``TRUNCATED_PIXELS``: fewer frames than declared, or a codestream without its
+            end; ``UNDECODABLE``: every decoder failed.
+    """
+    syntax = UID(instance.transfer_syntax)
+    if syntax.is_encapsulated:
+        _check_codestreams(instance, layout)
+    decoder = _decoder(instance.transfer_syntax)
+    shape = (layout.frames, layout.rows, layout.columns)
+    try:
+        pixels, _ = decoder.as_array(instance.dataset, raw=True)
+        return np.asarray(pixels).reshape(shape)
+    except Exception as error:  # each decoder plugin raises errors of its own
+        raise Rejected(
+            RefusalCode.UNDECODABLE,
+            f"Pixel data in transfer syntax {syntax.name} was expected to decode to "
+            f"{shape[0]} x {shape[1]} x {shape[2]} pixels, but no decoder could read it; send the "
+            "instance uncompressed (Explicit VR Little Endian).",
+        ) from error
+
+
+def _check_greyscale(dataset: Any) -> str:
+    photometric = text(dataset, "PhotometricInterpretation").upper()
+    samples = number(dataset, "SamplesPerPixel")
+    colour = text(dataset, "PixelPresentation").upper() in ("COLOR", "MIXED")
+    if photometric not in MONOCHROME or samples not in (None, 1.0) or colour:
+        raise Rejected(
+            RefusalCode.COLOUR,
+            "Greyscale pixels were expected (Photometric Interpretation MONOCHROME1 or MONOCHROME2,"
+            " one sample per pixel, no supplemental palette), but these are colour, palette or "
+            "unspecified; send the original greyscale images.",
+        )
+    return photometric
+
+
+def _layout(dataset: Any, limits: ReadLimits, *, inverted: bool) -> PixelLayout:
+    allocated = integer(dataset, "BitsAllocated", 1, 64)
+    if allocated not in (8, 16):
+        raise invalid("BitsAllocated", "8 or 16 bits per pixel")
+    stored = integer(dataset, "BitsStored", 1, allocated)
+    if value(dataset, "HighBit") is not None:
+        integer(dataset, "HighBit", stored - 1, stored - 1)
+    integer(dataset, "PixelRepresentation", 0, 1)
+    if value(dataset, "SamplesPerPixel") is None:
+        raise invalid("SamplesPerPixel", "1")
+    layout = PixelLayout(
+        frames=1
+        if value(dataset, "NumberOfFrames") is None
+        else integer(dataset, "NumberOfFrames", 1, 2**31),
+        rows=integer(dataset, "Rows", 1, 65535),
+        columns=integer(dataset, "Columns", 1, 65535),
+        allocated_bytes=allocated // 8,
+        inverted=inverted,
+    )
+    side = max(layout.rows, layout.columns)
+    if side > limits.max_side or layout.frames > limits.max_frames:
+        raise Rejected(
+            RefusalCode.TOO_LARGE,
+            f"At most {limits.max_side} rows and columns and {limits.max_frames} frames were "
+            f"expected, and {layout.rows} x {layout.columns} x {layout.frames} came; send a "
+            "smaller reconstruction or raise the limit.",
+        )
+    return layout
+
+
+def _decoder(transfer_syntax: str) -> Decoder:
+    syntax = UID(transfer_syntax)
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        name = syntax.name if syntax.is_valid else "with an invalid UID"
+        raise Rejected(
+            RefusalCode.UNDECODABLE,
+            f"A transfer syntax with an installed decoder was expected, but {name} has none; send "
+            "the instances uncompressed (Explicit VR Little Endian).",
+        )
+    return decoder
+
+
+def _check_codestreams(instance: Instance, layout: PixelLayout) -> None:
+    """Some decoders fill what is missing of a cut codestream with grey, so look for its end."""
+    try:
+        frames = list(generate_frames(instance.dataset.PixelData, number_of_frames=layout.frames))
+    except Exception as error:  # damaged encapsulation
+        raise _truncated(f"{layout.frames} encapsulated frames", "fewer or damaged ones") from error
+    if len(frames) < layout.frames:
+        raise _truncated(f"{layout.frames} encapsulated frames", f"{len(frames)}")
+    if instance.transfer_syntax not in MARKED_SYNTAXES:
+        return
+    for index, frame in enumerate(frames):
+        if not frame.rstrip(b"\x00\xff").endswith(END_OF_CODESTREAM):
+            raise _truncated("the end mark of every codestream", f"none in frame {index + 1}")
+
+
+def _truncated(expected: str, came: str) -> Rejected:
+    return Rejected(
+        RefusalCode.TRUNCATED_PIXELS,
+        f"Expected {expected}, and {came} came; the file was cut short: send it again.",
+    )

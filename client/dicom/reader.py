@@ -1,0 +1,255 @@
+"""Reads the files of a study into checked series; what can't be processed becomes a coded refusal.
+
+files ──parse──▶ instances ──group──▶ check ▶ stack ▶ decode ▶ rescale ──▶ Series │ refusal
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import config
+
+from client.dicom.attributes import invalid, items, text
+from client.dicom.frames import Frame, read_frames
+from client.dicom.headers import header_of
+from client.dicom.parsing import Instance, parse_instance
+from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
+from client.dicom.rescaling import CommonScale, apply_lut, replace_padding, to_common_scale
+from client.dicom.series import ReadLimits, Series, SeriesRefusal, SourceFrame, StudyContent
+from client.dicom.stacking import stack_frames
+from client.errors import RefusalCode, Rejected
+from preprocess.geometry import SliceGeometry
+
+__all__ = ("read_study",)
+
+
+def read_study(
+    files: Iterable[tuple[str, bytes]],
+    limits: ReadLimits,
+    modalities: Collection[str] | None = None,
+) -> StudyContent:
+    """Reads a study from memory. Trusts nothing; run it in a process of its own.
+
+    Args:
+        files: Name and content of each file; names are never used or repeated.
+        limits: What the study may ask for.
+        modalities: Modalities that some model in service takes: series of any other one are
+            refused with ``NO_MODEL`` before their geometry and pixels are looked at. None reads
+            every modality.
+
+    Returns:
+        Series and refusals, each sorted by Series Instance UID.
+
+    Raises:
+        Rejected: ``TOO_LARGE``: more files than allowed; ``NO_IMAGES``: no file at all.
+    """
+    with warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        groups, refusals = _parse_all(files, limits)
+        series: list[Series] = []
+        room = limits.max_pixel_bytes
+        for (uid, _), instances in sorted(groups.items()):
+            try:
+                one = _read_series(uid, instances, limits, room, modalities)
+            except Rejected as refusal:
+                refusals.append(SeriesRefusal(uid, refusal.code, refusal.reason, len(instances)))
+            else:
+                room -= one.stored.nbytes
+                series.append(one)
+    refusals.sort(key=lambda refusal: (refusal.series_uid, refusal.code))
+    return StudyContent(tuple(series), tuple(refusals))
+
+
+def _parse_all(
+    files: Iterable[tuple[str, bytes]], limits: ReadLimits
+) -> tuple[dict[tuple[str, str], list[Instance]], list[SeriesRefusal]]:
+    """Groups instances by series and SOP class; unreadable files are counted by reason."""
+    groups: dict[tuple[str, str], list[Instance]] = {}
+    unreadable: dict[tuple[RefusalCode, str], int] = {}
+    count = 0
+    for _, data in files:
+        count += 1
+        if count > limits.max_files:
+            raise Rejected(
+                RefusalCode.TOO_LARGE,
+                f"At most {limits.max_files} files per study were expected, and more came; send "
+                "the series one by one.",
+            )
+        try:
+            instance = parse_instance(data, limits)
+        except Rejected as refusal:
+            key = (refusal.code, refusal.reason)
+            unreadable[key] = unreadable.get(key, 0) + 1
+        else:
+            group = (instance.series_uid, instance.sop_class_uid)
+            groups.setdefault(group, []).append(instance)
+    if count == 0:
+        raise Rejected(
+            RefusalCode.NO_IMAGES, "At least one DICOM file was expected, and none came."
+        )
+    refusals = [SeriesRefusal("", code, why, n) for (code, why), n in unreadable.items()]
+    return groups, refusals
+
+
+def _read_series(
+    uid: str,
+    instances: Sequence[Instance],
+    limits: ReadLimits,
+    room_bytes: int,
+    modalities: Collection[str] | None,
+) -> Series:
+    _check_images(instances, modalities)
+    instances = _without_repeats(instances)
+    layouts = [check_pixels(instance, limits) for instance in instances]
+    _check_common(instances, layouts, limits, room_bytes)
+    pairs = [
+        (index, frame)
+        for index, (instance, layout) in enumerate(zip(instances, layouts, strict=True))
+        for frame in read_frames(instance, layout.frames)
+    ]
+    stack = stack_frames([frame for _, frame in pairs])
+    pairs = [pairs[i] for i in stack.order]
+    scale = _decode(instances, layouts, pairs)
+    first, grid = instances[0].dataset, pairs[0][1]
+    return Series(
+        uid=uid,
+        stored=scale.stored,
+        slope=scale.slope,
+        intercept=scale.intercept,
+        inverted=layouts[0].inverted,
+        geometry=SliceGeometry(
+            rows=layouts[0].rows,
+            columns=layouts[0].columns,
+            row_spacing_mm=grid.spacing_mm[0],
+            column_spacing_mm=grid.spacing_mm[1],
+            orientation=stack.orientation,
+        ),
+        origin_mm=stack.origin_mm,
+        slice_step_mm=stack.step_mm,
+        slice_thickness_mm=stack.thickness_mm,
+        headers=tuple(header_of(instance.dataset) for instance in instances),
+        frames=tuple(_source(instances, index, frame) for index, frame in pairs),
+        sop_class_uid=instances[0].sop_class_uid,
+        modality=text(first, "Modality").upper(),
+        body_part=_body_part(instances[0]),
+        description=" ".join(
+            text(first, keyword)
+            for keyword in ("SeriesDescription", "ProtocolName", "StudyDescription")
+        ).strip(),
+        image_type=text(first, "ImageType").upper(),
+    )
+
+
+def _check_images(instances: Sequence[Instance], modalities: Collection[str] | None) -> None:
+    bare = sum(not instance.has_pixels for instance in instances)
+    if bare:
+        kind = "a DICOMDIR" if instances[0].is_directory else "a report, plan, waveform or the like"
+        raise Rejected(
+            RefusalCode.NO_PIXELS,
+            f"Images were expected, but {bare} of {len(instances)} instances have no pixel data "
+            f"({kind}); nothing is to be done if they are no images, else send them again.",
+        )
+    found = {text(instance.dataset, "Modality").upper() for instance in instances}
+    if len(found) > 1:
+        raise invalid("Modality", "one value in all instances of a series")
+    modality = found.pop()
+    if modalities is not None and modality not in modalities:
+        shown = modality if re.fullmatch(r"[A-Z0-9]{2,16}", modality) else "another or none"
+        raise Rejected(
+            RefusalCode.NO_MODEL,
+            f"A modality with a model in service was expected ({', '.join(sorted(modalities))}), "
+            f"but this is {shown}; nothing is to be done until a model for it is installed.",
+        )
+
+
+def _without_repeats(instances: Sequence[Instance]) -> list[Instance]:
+    """Drops files that came twice; the same instance with other content is a conflict."""
+    kept: dict[str, Instance] = {}
+    for instance in instances:
+        if not instance.sop_instance_uid:
+            raise invalid("SOPInstanceUID", "a UID in every instance")
+        known = kept.setdefault(instance.sop_instance_uid, instance)
+        if known.digest != instance.digest:
+            raise Rejected(
+                RefusalCode.DUPLICATE_SLICE,
+                "Every instance was expected once, but different files have the same SOP Instance "
+                "UID (0008,0018); send one version of each instance.",
+            )
+    return list(kept.values())
+
+
+def _check_common(
+    instances: Sequence[Instance],
+    layouts: Sequence[PixelLayout],
+    limits: ReadLimits,
+    room_bytes: int,
+) -> None:
+    """What must be the same in every instance, and what they ask for together."""
+    shapes = {(layout.rows, layout.columns) for layout in layouts}
+    if len(shapes) > 1:
+        raise Rejected(
+            RefusalCode.MIXED_SPACING,
+            f"One matrix size was expected in a series, but {len(shapes)} different ones came; "
+            "send each as a series of its own.",
+        )
+    if len({layout.inverted for layout in layouts}) > 1:
+        raise invalid("PhotometricInterpretation", "one value in all instances of a series")
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        found = {text(instance.dataset, keyword) for instance in instances}
+        required = keyword != "FrameOfReferenceUID"
+        if len(found) > 1 or (required and "" in found):
+            raise invalid(keyword, "one UID, the same in all instances of a series")
+    enhanced = [bool(items(i.dataset, "PerFrameFunctionalGroupsSequence")) for i in instances]
+    if len(instances) > 1 and any(enhanced):
+        raise Rejected(
+            RefusalCode.MULTIPLE_VOLUMES,
+            f"One multi-frame instance per series was expected, but {len(instances)} came; send "
+            "each as a series of its own.",
+        )
+    frames = sum(layout.frames for layout in layouts)
+    pixel_bytes = 2 * frames * layouts[0].rows * layouts[0].columns
+    if frames > limits.max_frames or pixel_bytes > room_bytes:
+        raise Rejected(
+            RefusalCode.TOO_LARGE,
+            f"At most {limits.max_frames} slices per series and {limits.max_pixel_bytes} bytes of "
+            f"decoded pixels per study were expected, but this series has {frames} slices and "
+            f"{pixel_bytes} bytes; send it alone or raise the limit.",
+        )
+
+
+def _decode(
+    instances: Sequence[Instance],
+    layouts: Sequence[PixelLayout],
+    pairs: Sequence[tuple[int, Frame]],
+) -> CommonScale:
+    decoded: list[NDArray[np.generic]] = []
+    for instance, layout in zip(instances, layouts, strict=True):
+        pixels = decode_pixels(instance, layout)
+        pixels = replace_padding(pixels, instance.dataset, inverted=layout.inverted)
+        decoded.append(apply_lut(pixels, instance.dataset))
+    has_lut = [bool(items(instance.dataset, "ModalityLUTSequence")) for instance in instances]
+    return to_common_scale(
+        [decoded[index][(frame.number or 1) - 1] for index, frame in pairs],
+        [1.0 if has_lut[index] else frame.slope for index, frame in pairs],
+        [0.0 if has_lut[index] else frame.intercept for index, frame in pairs],
+    )
+
+
+def _source(instances: Sequence[Instance], index: int, frame: Frame) -> SourceFrame:
+    instance = instances[index]
+    return SourceFrame(index, instance.sop_class_uid, instance.sop_instance_uid, frame.number)
+
+
+def _body_part(instance: Instance) -> str:
+    """Body Part Examined, or the region that enhanced images name (PS3.3 C.7.6.16.2.8)."""
+    found = text(instance.dataset, "BodyPartExamined")
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in items(instance.dataset, keyword)[:1]:
+            for anatomy in items(group, "FrameAnatomySequence")[:1]:
+                for region in items(anatomy, "AnatomicRegionSequence")[:1]:
+                    found = found or text(region, "CodeMeaning")
+    return found.upper()
