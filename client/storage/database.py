@@ -1,0 +1,126 @@
+"""Opens the ledger's database with the settings that keep acknowledged rows.
+
+SQLite: BEGIN IMMEDIATE for whatever writes (else two read-modify-write transactions lose updates
+silently), synchronous=FULL (else power loss takes the last commits), and no write-ahead log below
+SQLite 3.51.3, whose log could be corrupted by two writers. PostgreSQL needs none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, event, exc, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from client.crypto.privatefiles import make_private_directory
+from client.errors import ConfigurationError, Transient
+from client.storage.schema import metadata
+
+__all__ = ("create_tables", "open_database", "reading", "translated")
+
+_LOCK_WAIT_MS = 10_000
+_CONNECT_TIMEOUT_S = 5
+_SCHEMA_LOCK = 0x686F756E  # "houn": two processes that start at once must not both create tables
+_WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+
+
+def open_database(url: str) -> AsyncEngine:
+    """Return an engine; nothing is connected yet.
+
+    Args:
+        url: ``sqlite+aiosqlite:////absolute/file`` or ``postgresql+psycopg://…``.
+
+    Raises:
+        ConfigurationError: Another kind of URL.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise ConfigurationError("The ledger's URL is not a SQLAlchemy URL.") from error
+    if parsed.drivername == "sqlite+aiosqlite":
+        return _open_sqlite(parsed)
+    if parsed.drivername == "postgresql+psycopg":
+        return create_async_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=8,
+            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+        )
+    raise ConfigurationError(
+        "Expected a ledger URL of sqlite+aiosqlite or postgresql+psycopg, "
+        f"got {parsed.drivername!r}."
+    )
+
+
+def _open_sqlite(url: URL) -> AsyncEngine:
+    path = Path(url.database or "")
+    if not path.is_absolute():
+        raise ConfigurationError(f"Expected an absolute path to the ledger's file, got {path}.")
+    make_private_directory(path.parent)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    engine = create_async_engine(url, pool_size=4, max_overflow=4)
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={_LOCK_WAIT_MS}",
+        f"journal_mode={'WAL' if _WAL_IS_SAFE else 'TRUNCATE'}",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    only_reads = connection.get_execution_options().get("only_reads", False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+
+
+def reading(engine: AsyncEngine) -> AsyncEngine:
+    """Return the same engine for transactions that only read; they do not wait for writers."""
+    return engine.execution_options(only_reads=True)
+
+
+async def create_tables(engine: AsyncEngine) -> None:
+    """Create what is missing; safe when several processes start at once."""
+    async with engine.begin() as connection:
+        await _lock_schema(connection)
+        await connection.run_sync(metadata.create_all)
+
+
+async def _lock_schema(connection: AsyncConnection) -> None:
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turn the database's errors into ours, by type.
+
+    A broken uniqueness rule passes through: only the caller knows what it means.
+
+    Raises:
+        Transient: It is away, locked or full.
+        ConfigurationError: It is not the database we expect.
+    """
+    try:
+        yield
+    except exc.IntegrityError:
+        raise
+    except exc.ProgrammingError as error:
+        raise ConfigurationError(
+            "The ledger's database does not have the expected tables or rights."
+        ) from error
+    except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
+        raise Transient(f"The ledger is away ({type(error).__name__}); try again.") from error

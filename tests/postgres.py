@@ -1,0 +1,98 @@
+"""A real PostgreSQL for tests: one that a variable names, or one started from Debian's package."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.process import die_with_parent
+
+__all__ = ("find_initdb", "postgres_url")
+
+_SERVER_USERS = ("postgres", "nobody")
+
+
+def find_initdb() -> Path | None:
+    """Return Debian's newest initdb, or the one on the path, or None."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if installed:
+        return installed[-1]
+    found = shutil.which("initdb")
+    return Path(found).resolve() if found else None
+
+
+@contextmanager
+def postgres_url() -> Iterator[str | None]:
+    """Yield a SQLAlchemy URL of an empty database; None when no PostgreSQL can be had."""
+    named = os.environ.get("HOUNSFIELD_TEST_POSTGRES_URL")
+    initdb = find_initdb()
+    if named or initdb is None:
+        yield named
+        return
+    with tempfile.TemporaryDirectory(prefix="hounsfield-postgres-") as folder:
+        data = Path(folder) / "data"
+        account = _unprivileged_account()
+        if account is not None:
+            os.chown(folder, account, -1)
+        # Durability is not what these tests ask of PostgreSQL.
+        subprocess.run(
+            [initdb, "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=account,
+            cwd=folder,
+        )
+        port = _free_port()
+        arguments = [f"-p{port}", f"-k{folder}", "-hlocalhost", "-F", "-cmax_connections=40"]
+        server = subprocess.Popen(
+            [initdb.with_name("postgres"), "-D", data, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=account,
+            cwd=folder,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread runs yet
+        )
+        try:
+            _wait_until_ready(initdb.with_name("pg_isready"), port)
+            yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _unprivileged_account() -> int | None:
+    if os.geteuid() != 0:
+        return None
+    for name in _SERVER_USERS:
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL does not run as root, and there is no other account.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(pg_isready: Path, port: int) -> None:
+    subprocess.run(
+        [
+            "timeout",
+            "30",
+            "sh",
+            "-c",
+            f"until {pg_isready} -q -h 127.0.0.1 -p {port}; do sleep .1; done",
+        ],
+        check=True,
+    )
