@@ -1,0 +1,150 @@
+"""Birth, illness and death of an embedded Triton server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from client.errors import ConfigurationError
+from client.triton.embedded import EmbeddedTriton, is_ready
+from client.triton.inference import TritonModel, TritonModelSettings
+from client.triton.installation import SHARED_MEMORY
+from client.triton.probe import synthetic_series
+from client.triton.server import TritonSettings
+from client.triton.watchdog import ModelEvent, Watchdog, WatchdogEvent
+from preprocess.spec import ModelSpec
+
+pytestmark = pytest.mark.integration
+
+
+def stubs(server_pid: int) -> dict[str, int]:
+    """Process id of each Python model, by model name."""
+    found = {}
+    for child in psutil.Process(server_pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = child.cmdline()
+            if "triton_python_backend_stub" in line[0]:
+                found[Path(line[1]).parents[1].name] = child.pid
+    return found
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("victim", ["brain_mr_net", "brain_mr_prep"])
+async def test_a_killed_model_is_revived_under_load(
+    random_repository: Path, tmp_path: Path, brain_mr: ModelSpec, victim: str
+) -> None:
+    """Requests that run meanwhile are tried again and all come back, unchanged."""
+    plan, stored = synthetic_series(brain_mr)
+    slices = np.concatenate([stored + step for step in range(12)]).astype(np.int16)
+    events: list[WatchdogEvent] = []
+    server = TritonSettings(random_repository, exit_timeout_s=1)
+    async with EmbeddedTriton(server, tmp_path / "log") as triton:
+        settings = TritonModelSettings(triton.url, slices_in_flight=4)
+        async with TritonModel(brain_mr, settings) as model:
+            expected = await model.segment(plan, slices)
+            watchdog = Watchdog(triton.settings, events.append, interval_s=0.2)
+            watching = asyncio.create_task(watchdog.run())
+            os.kill(stubs(triton.pid)[victim], signal.SIGKILL)
+            masks = await model.segment(plan, slices)
+            while not events or events[-1].kind is not ModelEvent.REVIVED:
+                await asyncio.sleep(0.1)
+            watching.cancel()
+    np.testing.assert_array_equal(masks, expected)
+    assert [event.kind for event in events] == [ModelEvent.DEAD, ModelEvent.REVIVED]
+    assert events[0].status == "INTERNAL"
+
+
+async def test_a_healthy_model_is_left_alone(triton_server: EmbeddedTriton) -> None:
+    events: list[WatchdogEvent] = []
+    before = stubs(triton_server.pid)
+    for spec in triton_server.settings.specs:
+        await Watchdog(triton_server.settings, events.append).check(spec)
+    assert events == []
+    assert stubs(triton_server.pid) == before
+
+
+HOST = """
+import asyncio, sys
+from pathlib import Path
+from client.triton.embedded import EmbeddedTriton
+from client.triton.server import TritonSettings
+
+async def main():
+    async with EmbeddedTriton(TritonSettings(Path(sys.argv[1])), Path(sys.argv[2])) as server:
+        print(server.pid, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_no_process_survives_the_kill_of_its_parent(
+    random_repository: Path, tmp_path: Path
+) -> None:
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", HOST, str(random_repository), str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        text=True,
+    ) as host:
+        assert host.stdout is not None
+        server = int(host.stdout.readline())
+        family = [server, *stubs(server).values()]
+        assert len(family) == 3
+        host.kill()
+        host.wait()
+    assert until(lambda: not any(psutil.pid_exists(pid) for pid in family))
+
+
+async def test_an_ended_server_leaves_nothing(random_repository: Path, tmp_path: Path) -> None:
+    async with EmbeddedTriton(TritonSettings(random_repository), tmp_path / "log") as triton:
+        pid = triton.pid
+        family = [pid, *stubs(pid).values()]
+        assert list(SHARED_MEMORY.glob(f"hounsfield_triton_{pid}_*"))
+        assert await is_ready(triton.settings)
+    assert not any(psutil.pid_exists(member) for member in family)
+    assert not list(SHARED_MEMORY.glob(f"hounsfield_triton_{pid}_*"))
+
+
+async def test_a_taken_port_is_an_error_and_not_the_other_server(
+    random_repository: Path, tmp_path: Path, triton_server: EmbeddedTriton
+) -> None:
+    port = triton_server.settings.grpc_port
+    settings = TritonSettings(random_repository, grpc_port=port, exit_timeout_s=1)
+    with pytest.raises(ConfigurationError, match="end of its log"):
+        async with EmbeddedTriton(settings, tmp_path / "log", start_timeout_s=15):
+            pass
+    assert await is_ready(triton_server.settings)
+
+
+async def test_a_model_that_cannot_load_is_reported_with_the_log(
+    random_repository: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "models"
+    broken.mkdir()
+    for model in random_repository.iterdir():
+        (broken / model.name).symlink_to(model)
+    (broken / "brain_mr_net").unlink()
+    with pytest.raises(ConfigurationError, match="brain_mr_net"):
+        async with EmbeddedTriton(TritonSettings(broken), tmp_path / "log"):
+            pass

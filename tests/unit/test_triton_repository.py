@@ -1,0 +1,90 @@
+"""The checked-in configurations against the descriptions they serve, both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from preprocess.spec import ModelSpec, find_model_specs
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = ROOT / "model_repository"
+SPECS = find_model_specs(REPOSITORY)
+PROFILES = {"gpu": "config.pbtxt", "cpu": "configs/cpu.pbtxt"}
+Tensors = dict[str, tuple[str, list[int]]]
+
+
+def read(model: str, profile: str) -> Any:
+    return text_format.Parse((REPOSITORY / model / PROFILES[profile]).read_text(), ModelConfig())
+
+
+def tensors(entries: Any) -> Tensors:
+    kinds = ModelConfig.DESCRIPTOR.fields_by_name["input"].message_type
+    names = kinds.fields_by_name["data_type"].enum_type.values_by_number
+    return {e.name: (names[e.data_type].name, list(e.dims)) for e in entries}
+
+
+def expected_inputs(spec: ModelSpec) -> Tensors:
+    names = spec.tensors
+    return {
+        names.image: ("TYPE_INT16", [-1, -1]),
+        names.region: ("TYPE_FP32", [4]),
+        names.size: ("TYPE_INT32", [2]),
+        names.intensity: ("TYPE_FP32", [4]),
+    }
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_configurations_say_what_the_description_says(spec: ModelSpec, profile: str) -> None:
+    canvas, names = list(spec.geometry.size), spec.tensors
+    ensemble, prep, net = (read(f"{spec.name}{part}", profile) for part in ("", "_prep", "_net"))
+    assert (ensemble.name, prep.name, net.name) == (
+        spec.name,
+        f"{spec.name}_prep",
+        f"{spec.name}_net",
+    )
+    assert tensors(ensemble.input) == tensors(prep.input) == expected_inputs(spec)
+    assert tensors(prep.output) == {names.network: ("TYPE_FP32", [1, *canvas])}
+    assert tensors(net.input) == {"image": ("TYPE_FP32", [1, *canvas])}
+    assert tensors(ensemble.output) == tensors(net.output) == {names.mask: ("TYPE_UINT8", canvas)}
+    assert ensemble.max_batch_size == prep.max_batch_size == net.max_batch_size
+    steps = ensemble.ensemble_scheduling.step
+    assert [step.model_name for step in steps] == [prep.name, net.name]
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.rglob("*.pbtxt")), ids=str)
+def test_no_configuration_uses_what_stalls_this_server(path: Path) -> None:
+    """Queue policies, priorities and a queue delay; the response cache of an ensemble."""
+    config = text_format.Parse(path.read_text(), ModelConfig())
+    batching = config.dynamic_batching
+    assert not batching.HasField("default_queue_policy")
+    assert not batching.priority_levels
+    assert batching.max_queue_delay_microseconds == 0
+    assert not config.response_cache.enable
+    if not config.HasField("ensemble_scheduling"):
+        assert config.HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_dali_model_is_built_for_the_batch_the_configuration_states(spec: ModelSpec) -> None:
+    source = (REPOSITORY / f"{spec.name}_prep" / "1" / "dali.py").read_text()
+    assert f"batch_size={read(f'{spec.name}_prep', 'gpu').max_batch_size}," in source
+
+
+def test_only_the_shim_touches_tritons_own_conversions() -> None:
+    """They are silently wrong under NumPy 2."""
+    shim = ROOT / "preprocess" / "serving" / "tensors.py"
+    sources = [*REPOSITORY.rglob("*.py"), *(ROOT / "preprocess").rglob("*.py")]
+    for source in sources:
+        text = source.read_text()
+        if source != shim:
+            assert "triton_python_backend_utils" not in text, source
+        assert ".as_numpy()" not in text, source
+        assert "pb_utils.Tensor(" not in text, source
