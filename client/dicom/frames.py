@@ -15,9 +15,19 @@ from client.dicom.parsing import Instance
 from client.dicom.series import Vector
 from client.errors import RefusalCode, Rejected
 
-__all__ = ("Frame", "read_frames")
+__all__ = ("ENHANCED_SOP_CLASSES", "Frame", "read_frames")
 
 Cosines = tuple[float, float, float, float, float, float]
+
+ENHANCED_SOP_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.2.1",  # Enhanced CT
+    "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
+    "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR
+    "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR
+    "1.2.840.10008.5.1.4.1.1.128.1",  # Legacy Converted Enhanced PET
+    "1.2.840.10008.5.1.4.1.1.130",  # Enhanced PET
+)
+"""Image classes whose geometry lies in multi-frame functional groups."""
 
 GROUP_LABELS = (
     ("FrameContentSequence", "StackID"),
@@ -80,11 +90,12 @@ def read_frames(instance: Instance, frames: int) -> list[Frame]:
         Rejected: ``NO_GEOMETRY`` or ``INVALID_ATTRIBUTE``.
     """
     dataset = instance.dataset
-    per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
+    enhanced = instance.sop_class_uid in ENHANCED_SOP_CLASSES
+    per_frame = items(dataset, "PerFrameFunctionalGroupsSequence") if enhanced else ()
     shared = next(iter(items(dataset, "SharedFunctionalGroupsSequence")), Dataset())
     if per_frame and len(per_frame) != frames:
         raise invalid("PerFrameFunctionalGroupsSequence", f"{frames} items, one per frame")
-    if frames > 1 and not per_frame:
+    if not per_frame and (enhanced or frames > 1):
         raise _no_geometry("PerFrameFunctionalGroupsSequence")
     found = [_enhanced(index + 1, own, shared) for index, own in enumerate(per_frame)]
     found = found or [_classic(dataset)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import config
 
 from client.dicom.attributes import invalid, items, text
-from client.dicom.frames import Frame, read_frames
+from client.dicom.frames import ENHANCED_SOP_CLASSES, Frame, read_frames
 from client.dicom.headers import header_of
 from client.dicom.parsing import Instance, parse_instance
 from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
@@ -136,11 +136,9 @@ def _read_series(
         sop_class_uid=instances[0].sop_class_uid,
         modality=text(first, "Modality").upper(),
         body_part=_body_part(instances[0]),
-        description=" ".join(
-            text(first, keyword)
-            for keyword in ("SeriesDescription", "ProtocolName", "StudyDescription")
-        ).strip(),
-        image_type=text(first, "ImageType").upper(),
+        description=text(first, "SeriesDescription") or text(first, "ProtocolName"),
+        study_description=f"{text(first, 'ProtocolName')} {text(first, 'StudyDescription')}",
+        image_type=" ".join(text(first, "ImageType").upper().split("\\")[2:]),
     )
 
 
@@ -203,8 +201,7 @@ def _check_common(
         required = keyword != "FrameOfReferenceUID"
         if len(found) > 1 or (required and "" in found):
             raise invalid(keyword, "one UID, the same in all instances of a series")
-    enhanced = [bool(items(i.dataset, "PerFrameFunctionalGroupsSequence")) for i in instances]
-    if len(instances) > 1 and any(enhanced):
+    if len(instances) > 1 and instances[0].sop_class_uid in ENHANCED_SOP_CLASSES:
         raise Rejected(
             RefusalCode.MULTIPLE_VOLUMES,
             f"One multi-frame instance per series was expected, but {len(instances)} came; send "
@@ -241,7 +238,9 @@ def _decode(
 
 def _source(instances: Sequence[Instance], index: int, frame: Frame) -> SourceFrame:
     instance = instances[index]
-    return SourceFrame(index, instance.sop_class_uid, instance.sop_instance_uid, frame.number)
+    return SourceFrame(
+        index, instance.sop_class_uid, instance.sop_instance_uid, frame.number, frame.position_mm
+    )
 
 
 def _body_part(instance: Instance) -> str:

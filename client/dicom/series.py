@@ -14,7 +14,7 @@ from pydicom import Dataset
 from client.errors import RefusalCode
 from preprocess.geometry import SliceGeometry
 
-__all__ = ("ReadLimits", "Series", "SeriesRefusal", "SourceFrame", "StudyContent")
+__all__ = ("ReadLimits", "Series", "SeriesRefusal", "SourceFrame", "StudyContent", "Vector")
 
 Vector = tuple[float, float, float]
 
@@ -45,12 +45,14 @@ class SourceFrame:
     Attributes:
         instance: Index into ``Series.headers``.
         frame_number: 1-based (PS3.3 Referenced Frame Number), None for a single-frame instance.
+        position_mm: Image Position (Patient) as its header states it.
     """
 
     instance: int
     sop_class_uid: str
     sop_instance_uid: str
     frame_number: int | None
+    position_mm: Vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +78,11 @@ class Series:
         sop_class_uid: SOP Class UID of the instances.
         modality: Modality, upper case.
         body_part: Body Part Examined or the anatomic region's meaning, upper case, "" if unknown.
-        description: Series Description, Protocol Name and Study Description, for routing only: may
+        description: Series Description, or Protocol Name where there is none. For routing only: may
             hold patient data.
-        image_type: Values of Image Type joined by backslashes, "" if absent.
+        study_description: Protocol Name and Study Description, under the same rule.
+        image_type: Values of Image Type from the third on (the first two say only whether the
+            pixels are original), joined by blanks.
     """
 
     uid: str
@@ -96,6 +100,7 @@ class Series:
     modality: str
     body_part: str
     description: str
+    study_description: str
     image_type: str
 
     @property

@@ -44,7 +44,7 @@ class Stack:
         order: Indices of the frames, sorted along the normal (column x row direction).
         origin_mm: Position of the first slice.
         step_mm: From each slice to the next.
-        orientation: Image Orientation (Patient), made exactly orthonormal.
+        orientation: Image Orientation (Patient) of the first slice.
         thickness_mm: Slice Thickness, or the slice distance where none is given.
     """
 
@@ -81,7 +81,7 @@ def stack_frames(frames: Sequence[Frame]) -> Stack:
         order=tuple(int(i) for i in order),
         origin_mm=_vector(positions[order[0]]),
         step_mm=_vector(step),
-        orientation=(*_vector(across), *_vector(down)),
+        orientation=frames[order[0]].orientation,
         thickness_mm=thickness if thickness and thickness > 0 else float(np.linalg.norm(step)),
     )
 
