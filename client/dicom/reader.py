@@ -6,18 +6,17 @@ files ──parse──▶ instances ──group──▶ check ▶ stack ▶ de
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config
 
 from client.dicom.attributes import invalid, items, text
 from client.dicom.frames import ENHANCED_SOP_CLASSES, Frame, read_frames
 from client.dicom.headers import header_of
 from client.dicom.parsing import Instance, parse_instance
 from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
+from client.dicom.quiet import quiet
 from client.dicom.rescaling import CommonScale, apply_lut, replace_padding, to_common_scale
 from client.dicom.series import ReadLimits, Series, SeriesRefusal, SourceFrame, StudyContent
 from client.dicom.stacking import stack_frames
@@ -47,8 +46,7 @@ def read_study(
     Raises:
         Rejected: ``TOO_LARGE``: more files than allowed; ``NO_IMAGES``: no file at all.
     """
-    with warnings.catch_warnings(), config.disable_value_validation():
-        warnings.simplefilter("ignore")
+    with quiet():
         groups, refusals = _parse_all(files, limits)
         series: list[Series] = []
         room = limits.max_pixel_bytes

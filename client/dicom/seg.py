@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import uuid
-import warnings
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
@@ -28,6 +27,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from client.dicom.attributes import number
+from client.dicom.quiet import quiet
 from client.dicom.references import frame_order, source_references
 from client.dicom.series import Series
 from preprocess.spec import Code, ModelSpec, SegmentSpec
@@ -119,8 +119,7 @@ def build_segmentation(
     pixels = frame_order(series, mask)
     empty = not mask.any()
     middle = len(mask) // 2
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         seg = Segmentation(
             source_images=source_references(series),
             pixel_array=pixels[:1] * 0 if empty else pixels,
@@ -184,7 +183,7 @@ def _settle(seg: Segmentation, series: Series, spec: ModelSpec, provenance: Prov
         setattr(seg, f"{prefix}Date", moment.strftime("%Y%m%d"))
         setattr(seg, f"{prefix}Time", moment.strftime("%H%M%S"))
     for equipment in seg.ContributingEquipmentSequence:
-        equipment.ContributionDateTime = moment.strftime("%Y%m%d%H%M%S")
+        equipment["ContributionDateTime"].value = moment.strftime("%Y%m%d%H%M%S")
     organization = result_uid(series, spec, provenance, "dimensions")
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
