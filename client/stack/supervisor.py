@@ -83,6 +83,7 @@ class Supervisor:
         self._logs = log_directory
         self._status = {s.name: ServiceStatus(s.name, address=s.address) for s in services}
         self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._ready = {s.name: asyncio.Event() for s in services}
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -102,6 +103,10 @@ class Supervisor:
             finally:
                 await self._stop_all()
                 (self._run / "stack.json").unlink(missing_ok=True)
+
+    async def until_ready(self, name: str) -> None:
+        """Return once a service is ready for the first time."""
+        await self._ready[name].wait()
 
     @contextlib.asynccontextmanager
     async def _keepers(self) -> AsyncIterator[None]:
@@ -136,6 +141,7 @@ class Supervisor:
         self._note(service.name, state="starting", pid=child.pid, since=time.time())
         await self._until_ready(service, child, began + service.start_timeout_s)
         self._note(service.name, state="ready", start_s=round(time.monotonic() - began, 3))
+        self._ready[service.name].set()
         return child
 
     async def _until_ready(

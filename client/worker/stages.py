@@ -1,8 +1,63 @@
-"""The CPU-bound steps of one study, each a pure function that may run in a process of its own.
+"""The CPU-bound steps of a study, pure functions that run in a process of their own.
 
-tar in memory ──read──▶ series │ refusals        series + mask ──write──▶ DICOM SEG + measurements
+bundle ──read_bundle_study──▶ series │ refusals
+series + mask ──write_series──▶ DICOM SEG + measurements
 """
 
 from __future__ import annotations
 
-__all__ = ()
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dicom.measure import measure
+from client.dicom.reader import read_study
+from client.dicom.report import SeriesResult, series_result
+from client.dicom.seg import Provenance, build_segmentation, result_uid
+from client.dicom.series import ReadLimits, Series, StudyContent
+from client.ingest.bundle import BundleLimits, read_bundle
+from preprocess.spec import ModelSpec
+
+__all__ = ("WrittenSeries", "read_bundle_study", "write_series")
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenSeries:
+    """The outputs of one series: a Part 10 DICOM SEG and its part of the report."""
+
+    segmentation: bytes
+    result: SeriesResult
+
+
+def read_bundle_study(
+    bundle: bytearray,
+    bundle_limits: BundleLimits,
+    read_limits: ReadLimits,
+    modalities: Collection[str],
+) -> StudyContent:
+    """Read a decrypted bundle into checked series.
+
+    Raises:
+        Rejected: The bundle itself is not one; refusals of single series are in the answer.
+    """
+    return read_study(read_bundle(bundle, bundle_limits), read_limits, modalities)
+
+
+def write_series(
+    series: Series, mask: NDArray[np.uint8], spec: ModelSpec, provenance: Provenance
+) -> WrittenSeries:
+    """Make the DICOM SEG and the measurements of one series.
+
+    Args:
+        series: The source.
+        mask: uint8 [slices, rows, columns] on the series' grid.
+        spec: The model that made it.
+        provenance: What else made it.
+    """
+    uid = result_uid(series, spec, provenance, "segmentation")
+    return WrittenSeries(
+        segmentation=build_segmentation(series, mask, spec, provenance),
+        result=series_result(series, spec, uid, measure(series, mask, spec)),
+    )

@@ -1,0 +1,228 @@
+"""Takes jobs from the queue while there is room, and settles each one in the ledger.
+
+    queue ──take──▶ claim (ledger) ──▶ StudyPipeline ──▶ result stored ──▶ finish (ledger) ──▶ ack
+
+The ledger is the truth and the queue a hint: an entry is acknowledged only after the ledger knows
+the outcome, and every write is fenced by the attempt number, so that a worker which was away too
+long cannot overwrite its successor's result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from client.errors import ClientError, LeaseLost, NotFound, Rejected, Transient
+from client.jobqueue.base import PRIORITY_ORDER, JobQueue, QueueEntry
+from client.jobs import Job, Priority
+from client.storage.ledger import Ledger
+from client.storage.objects import ObjectStore
+from client.storage.records import JobResult
+from client.worker.progress import Progress
+
+__all__ = ("Pipeline", "WorkerLoop", "WorkerSettings")
+
+_LOG = logging.getLogger(__name__)
+_TAKE_WAIT_S = 1.0
+_AWAY_PAUSE_S = 1.0
+_RETRY_DELAY_S = 1.0
+
+
+class Pipeline(Protocol):
+    """What the loop needs of ``StudyPipeline``."""
+
+    async def process(self, job: Job, progress: Progress) -> JobResult:
+        """See ``StudyPipeline.process``."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How one worker behaves.
+
+    Attributes:
+        owner: Name in the ledger and the queue, unique to the process.
+        studies_in_flight: Studies at a time; one more place is kept for STAT studies.
+        lease_s: Seconds without a heartbeat after which others may take a job over.
+        drain_s: Seconds that studies in work may take after a stop before they are given back.
+    """
+
+    owner: str
+    studies_in_flight: int
+    lease_s: float
+    drain_s: float = 10.0
+
+
+class WorkerLoop:
+    """One worker.
+
+    Args:
+        settings: How it behaves.
+        queue: Where hints of work come from.
+        ledger: Who owns what.
+        store: Only to delete results that came too late.
+        pipeline: What turns a study into a result.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        queue: JobQueue,
+        ledger: Ledger,
+        store: ObjectStore,
+        pipeline: Pipeline,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._ledger = ledger
+        self._store = store
+        self._pipeline = pipeline
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_reclaim = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set, then finish or give back what is in work."""
+        await asyncio.gather(
+            self._fill(PRIORITY_ORDER, self._settings.studies_in_flight, stop),
+            self._fill((Priority.STAT,), 1, stop),
+        )
+        await self._drain()
+
+    async def _fill(self, priorities: Sequence[Priority], places: int, stop: asyncio.Event) -> None:
+        """Keep so many places busy with studies of these priorities."""
+        room = asyncio.Semaphore(places)
+        while not stop.is_set():
+            await room.acquire()
+            entry = None if stop.is_set() else await self._next_entry(priorities)
+            if entry is None:
+                room.release()
+                continue
+            task = asyncio.create_task(self._work(entry))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+            task.add_done_callback(lambda _: room.release())
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("a job could not be settled: %s", _place_of(error))
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._settings.drain_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _next_entry(self, priorities: Sequence[Priority]) -> QueueEntry | None:
+        try:
+            if Priority.ROUTINE in priorities and (left := await self._abandoned()):
+                return left
+            return await self._queue.take(_TAKE_WAIT_S, priorities)
+        except Transient as error:
+            _LOG.warning("the queue is away: %s", error)
+            await asyncio.sleep(_AWAY_PAUSE_S)
+            return None
+
+    async def _abandoned(self) -> QueueEntry | None:
+        """Now and then take over what a worker that died had in hand."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_reclaim:
+            return None
+        entry = await self._queue.reclaim(self._settings.lease_s)
+        if entry is None:
+            self._next_reclaim = now + self._settings.lease_s / 6
+        return entry
+
+    async def _work(self, entry: QueueEntry) -> None:
+        try:
+            job = await self._ledger.claim(
+                entry.job_id, self._settings.owner, self._settings.lease_s
+            )
+        except (LeaseLost, NotFound):
+            await self._queue.ack(entry)
+            return
+        _LOG.info("job=%s attempt=%d claimed", job.id, job.attempt)
+        progress = Progress()
+        processing = asyncio.create_task(self._pipeline.process(job, progress))
+        beating = asyncio.create_task(self._beat(job, entry, progress))
+        try:
+            await asyncio.wait({processing, beating}, return_when=asyncio.FIRST_COMPLETED)
+            beating.cancel()
+            processing.cancel()
+            await self._settle(job, processing, progress)
+            await self._queue.ack(entry)
+        except asyncio.CancelledError:
+            processing.cancel()
+            await asyncio.gather(processing, return_exceptions=True)
+            with contextlib.suppress(ClientError):
+                await asyncio.shield(self._ledger.release(job))
+                await asyncio.shield(self._queue.ack(entry))
+            raise
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+    async def _beat(self, job: Job, entry: QueueEntry, progress: Progress) -> None:
+        """Keep the job ours; ends only when it no longer is."""
+        pause_s = min(1.0, self._settings.lease_s / 3)
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self._ledger.heartbeat(
+                    job, progress.stage, progress.fraction, self._settings.lease_s
+                )
+                await self._queue.touch(entry)
+            except LeaseLost:
+                _LOG.warning("job=%s attempt=%d lost", job.id, job.attempt)
+                return
+            except Transient as error:
+                _LOG.warning("job=%s heartbeat missed: %s", job.id, error)
+
+    async def _settle(
+        self, job: Job, processing: asyncio.Task[JobResult], progress: Progress
+    ) -> None:
+        """Enter the outcome into the ledger; a job that is no longer ours is dropped."""
+        result: JobResult | None = None
+        try:
+            result = await processing
+            await self._ledger.finish(job, result)
+            outcome = "done"
+        except Rejected as error:
+            outcome = f"rejected code={error.code}"
+            with contextlib.suppress(LeaseLost):
+                await self._ledger.reject(job, error.code, error.reason)
+        except LeaseLost:
+            outcome = "lost"
+            if result is not None:
+                await self._store.delete(result.stored.key)
+        except asyncio.CancelledError:
+            if not processing.cancelled():
+                raise  # we are being stopped; the write may have been done, so nothing is deleted
+            outcome = "lost"
+        except Transient as error:
+            outcome = await self._retry(job, str(error))
+        except Exception as error:
+            outcome = await self._retry(job, f"Internal error: {_place_of(error)}.")
+        spent = " ".join(f"{stage}_s={seconds}" for stage, seconds in progress.timings_s.items())
+        _LOG.info("job=%s attempt=%d %s %s", job.id, job.attempt, outcome, spent)
+
+    async def _retry(self, job: Job, reason: str) -> str:
+        _LOG.warning("job=%s attempt=%d will be tried again: %s", job.id, job.attempt, reason)
+        with contextlib.suppress(LeaseLost):
+            delay_s = _RETRY_DELAY_S * 2.0 ** (job.attempt - 1)
+            return f"retried state={(await self._ledger.retry(job, reason, delay_s)).state}"
+        return "lost"
+
+
+def _place_of(error: BaseException) -> str:
+    """Say what broke and where, without the text, which may quote patient data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -1,0 +1,117 @@
+"""The worker as a process of its own: settings in, work until SIGTERM.
+
+python -m client.worker.process
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from client.crypto.keydirectory import KeyDirectory
+from client.crypto.keyring import Keyring
+from client.dicom.series import ReadLimits
+from client.errors import ConfigurationError
+from client.ingest.bundle import BundleLimits
+from client.jobqueue.streams import StreamsQueue
+from client.settings import Settings, load_settings
+from client.storage.ledger import Ledger
+from client.storage.objects import open_store
+from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
+from client.worker.isolation import Isolation, preload
+from client.worker.loop import WorkerLoop, WorkerSettings
+from client.worker.study import StudyLimits, StudyPipeline
+from preprocess.spec import SpecError, find_model_specs
+
+__all__ = ("main", "run_worker")
+
+_MIB = 1 << 20
+
+
+async def run_worker(
+    settings: Settings, stop: asyncio.Event, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Connect to everything and work until ``stop`` is set.
+
+    Args:
+        settings: Where everything is.
+        stop: Set it to end.
+        ready: Called once work is about to be taken.
+
+    Raises:
+        ConfigurationError: A setting or a model description is wrong.
+    """
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    store = open_store(settings.store_url)
+    async with contextlib.AsyncExitStack() as owned:
+        ledger = await owned.enter_async_context(
+            Ledger(settings.ledger_url, max_attempts=settings.max_attempts)
+        )
+        queue = await owned.enter_async_context(StreamsQueue(settings.queue_url, owner))
+        segmenters: dict[str, Segmenter] = {}
+        for model in _models(settings):
+            segmenters[model.spec.name] = await owned.enter_async_context(model)
+        pipeline = StudyPipeline(
+            store,
+            Keyring(KeyDirectory(Path(settings.keys)).worker_keys),
+            segmenters,
+            Isolation(settings.read_timeout_s, settings.read_memory_mib * _MIB),
+            _limits(settings),
+        )
+        loop = WorkerLoop(
+            WorkerSettings(owner, settings.studies_in_flight, settings.lease_s),
+            queue,
+            ledger,
+            store,
+            pipeline,
+        )
+        ready()
+        await loop.run(stop)
+
+
+def _models(settings: Settings) -> list[TritonModel]:
+    repository = Path(settings.model_repository)
+    try:
+        specs = find_model_specs(repository)
+    except SpecError as error:
+        raise ConfigurationError(str(error)) from error
+    call = TritonModelSettings(settings.triton_url, slices_in_flight=settings.slices_in_flight)
+    return [TritonModel(spec, call, repository) for spec in specs]
+
+
+def _limits(settings: Settings) -> StudyLimits:
+    size = settings.max_study_mib * _MIB
+    return StudyLimits(
+        bundle=BundleLimits(max_file_bytes=size, max_bytes=size),
+        read=ReadLimits(max_file_bytes=min(size, ReadLimits.max_file_bytes)),
+    )
+
+
+async def _serve(ready: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run_worker(load_settings(), stop, ready)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ready-file", type=Path, help="Exists while this worker takes work.")
+    ready_file: Path | None = parser.parse_args().ready_file
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    preload(["client.worker.stages"])
+    asyncio.run(_serve(ready_file.touch if ready_file else lambda: None))
+
+
+if __name__ == "__main__":
+    main()
