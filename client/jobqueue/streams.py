@@ -36,6 +36,11 @@ from client.jobs import Priority
 __all__ = ("StreamsQueue",)
 
 T = TypeVar("T")
+_DENIED = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+    redis_errors.NoPermissionError,
+)
 _PRIORITY_OF = {stream.encode(): priority for priority, stream in STREAMS.items()}
 
 
@@ -220,13 +225,8 @@ def _code(error: redis_errors.ResponseError) -> str:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (
-        redis_errors.AuthenticationError,
-        redis_errors.AuthorizationError,
-        redis_errors.NoPermissionError,
-    ) as error:
-        raise ConfigurationError(
-            f"The queue refuses our name or password ({type(error).__name__})."
-        ) from error
     except (redis_errors.RedisError, OSError) as error:
+        # The client wraps a refused greeting in a ConnectionError.
+        if isinstance(error, _DENIED) or isinstance(error.__cause__, _DENIED):
+            raise ConfigurationError("The queue refuses our name or password.") from error
         raise Transient(f"The queue is away ({type(error).__name__}); try again.") from error
