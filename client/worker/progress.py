@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 __all__ = ("STAGES", "Progress")
 
-STAGES = ("fetch", "decrypt", "read", "segment", "write", "store")
-"""The stages of a study in order; their share of the progress bar is equal but for segment."""
+STAGES = ("fetch", "read", "segment", "write", "store")
+"""The stages of a study in order; fetch decrypts, store encrypts."""
+
 
 _WEIGHTS = {"segment": 5.0}
 

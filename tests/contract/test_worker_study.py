@@ -1,0 +1,191 @@
+"""One study through the worker's pipeline: real crypto, DICOM and store; masks by the fake."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from client.crypto.keyring import Keyring
+from client.crypto.studies import SealedStudy, open_result, seal_study
+from client.dicom.series import ReadLimits
+from client.errors import RefusalCode, Rejected
+from client.ingest.bundle import BundleLimits, read_bundle, study_bundle
+from client.jobs import Job, JobState, Priority
+from client.proto.ingest_pb2 import ResultHeader
+from client.storage.objects import ObjectStore, open_store, study_key
+from client.storage.records import JobResult
+from client.triton.fake import FakeSegmenter
+from client.worker.isolation import Isolation
+from client.worker.progress import Progress
+from client.worker.study import StudyLimits, StudyPipeline
+from preprocess.spec import ModelSpec
+from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files
+
+pytestmark = pytest.mark.contract
+
+MIB = 1 << 20
+TENANT = "hospital"
+
+
+def head(orientation: str, series: int = 1, **changes: object) -> list[tuple[str, bytes]]:
+    """A bright ball in a grey shell on a dark ground, as an MR of the head."""
+    z, y, x = np.ogrid[:6, :40, :50]
+    distance = np.sqrt((z - 2.5) ** 2 * 16 + (y - 18) ** 2 + (x - 22) ** 2)
+    recipe = Recipe(
+        volume=np.select([distance < 12, distance < 17], [900, 400], 40).astype(np.int16),
+        orientation=ORIENTATIONS[orientation],
+        distance_mm=4.0,
+        series=series,
+        attributes={"BodyPartExamined": "HEAD", "PatientName": "Canary^Name"},
+    )
+    return classic_files(replace(recipe, **changes))  # type: ignore[arg-type]
+
+
+class Bench:
+    """A pipeline with everything it needs, and the sender's side of it."""
+
+    def __init__(self, spec: ModelSpec, tmp_path: Path) -> None:
+        self.store: ObjectStore = open_store("memory:///")
+        self.worker = Keyring(tmp_path / "worker")
+        self.sender = Keyring(tmp_path / "sender")
+        self.worker.create()
+        self.sender.create()
+        self.pipeline = StudyPipeline(
+            self.store,
+            self.worker,
+            {spec.name: FakeSegmenter(spec)},
+            Isolation(timeout_s=60, memory_bytes=8192 * MIB),
+            StudyLimits(BundleLimits(max_bytes=64 * MIB), ReadLimits()),
+        )
+
+    def seal(self, files: Iterable[tuple[str, bytes]]) -> SealedStudy:
+        bundle = study_bundle([content for _, content in files])
+        return seal_study(
+            bundle.chunks,
+            bundle.digest(),
+            tenant=TENANT,
+            upload_id=str(uuid.uuid4()),
+            recipient=self.worker.newest(),
+            result_key=self.sender.newest(),
+        )
+
+    async def job(self, sealed: SealedStudy, model: str = "") -> Job:
+        async def chunks() -> AsyncIterator[bytes]:
+            for chunk in sealed.chunks():
+                yield chunk
+
+        job_id = str(uuid.uuid4())
+        stored = await self.store.put(study_key(job_id), chunks())
+        now = datetime.now(UTC)
+        return Job(
+            id=job_id,
+            tenant=TENANT,
+            upload_id=sealed.header.upload_id,
+            priority=Priority.ROUTINE,
+            model=model,
+            state=JobState.RUNNING,
+            attempt=1,
+            stage="",
+            progress=0.0,
+            code="",
+            reason="",
+            object_key=stored.key,
+            object_bytes=stored.length,
+            header=sealed.header.SerializeToString(),
+            result_key="",
+            result_bytes=0,
+            result_header=b"",
+            created_at=now,
+            updated_at=now,
+            lease_expires_at=now,
+        )
+
+    async def open(self, result: JobResult) -> dict[str, bytes]:
+        header = ResultHeader.FromString(result.header)
+        chunks = self.store.get(result.stored.key)
+        bundle = await open_result(header, chunks, self.sender, max_bytes=64 * MIB)
+        return dict(read_bundle(bundle, BundleLimits()))
+
+
+@pytest.fixture
+def bench(brain_mr: ModelSpec, tmp_path: Path) -> Bench:
+    return Bench(brain_mr, tmp_path)
+
+
+@pytest.mark.parametrize("orientation", ["axial", "sagittal_flipped", "coronal", "tilted_head"])
+async def test_a_study_becomes_a_segmentation_and_a_report(bench: Bench, orientation: str) -> None:
+    progress = Progress()
+    files = head(orientation)
+    result = await bench.pipeline.process(await bench.job(bench.seal(files)), progress)
+    outputs = await bench.open(result)
+    assert sorted(outputs) == ["measurements.json", "segmentation-001.dcm"]
+
+    segmentation = pydicom.dcmread(io.BytesIO(outputs["segmentation-001.dcm"]))
+    assert segmentation.SOPClassUID == pydicom.uid.SegmentationStorage
+    assert segmentation.PatientName == "Canary^Name"
+    voxels = int(segmentation.pixel_array.sum())
+
+    report = json.loads(outputs["measurements.json"])
+    structures = report["series"][0]["structures"]
+    assert sum(s["voxels"] for s in structures) == voxels
+    assert structures[0]["mean"] > 800
+    expected = sum(
+        int((pydicom.dcmread(io.BytesIO(content)).pixel_array > 650).sum()) for _, content in files
+    )
+    assert abs(voxels - expected) <= 0.08 * expected
+    assert report["refusals"] == []
+    assert set(progress.timings_s) == {"fetch", "read", "segment", "write", "store"}
+    assert result.stored.length == ResultHeader.FromString(result.header).ciphertext_bytes
+
+
+async def test_good_series_are_segmented_and_bad_ones_are_reported(bench: Bench) -> None:
+    gap = [f for i, f in enumerate(head("axial", series=2)) if i != 3]
+    files = [*head("axial", series=1), *gap, *head("axial", series=3, modality="CT")]
+    outputs = await bench.open(
+        await bench.pipeline.process(await bench.job(bench.seal(files)), Progress())
+    )
+    report = json.loads(outputs["measurements.json"])
+    assert len(report["series"]) == 1
+    assert {r["code"] for r in report["refusals"]} == {"MISSING_SLICE", "NO_MODEL"}
+
+
+async def test_a_study_without_any_usable_series_is_refused_with_its_code(bench: Bench) -> None:
+    with pytest.raises(Rejected) as caught:
+        await bench.pipeline.process(
+            await bench.job(bench.seal(head("axial", modality="CT"))), Progress()
+        )
+    assert caught.value.code is RefusalCode.NO_MODEL
+    assert "Canary" not in str(caught.value)
+
+
+async def test_something_else_than_dicom_is_refused(bench: Bench) -> None:
+    with pytest.raises(Rejected) as caught:
+        await bench.pipeline.process(
+            await bench.job(bench.seal([("a", b"not an image " * 100)])), Progress()
+        )
+    assert caught.value.code is RefusalCode.NOT_DICOM
+
+
+async def test_another_workers_study_is_refused(bench: Bench, tmp_path: Path) -> None:
+    other = Keyring(tmp_path / "other")
+    bundle = study_bundle([content for _, content in head("axial")])
+    sealed = seal_study(
+        bundle.chunks,
+        bundle.digest(),
+        tenant=TENANT,
+        upload_id=str(uuid.uuid4()),
+        recipient=other.create(),
+        result_key=bench.sender.newest(),
+    )
+    with pytest.raises(Rejected) as caught:
+        await bench.pipeline.process(await bench.job(sealed), Progress())
+    assert caught.value.code is RefusalCode.BAD_ENVELOPE
