@@ -112,7 +112,7 @@ class TritonModelSettings:
 
     url: str
     slices_in_flight: int = 8
-    slices_per_request: int = 1
+    slices_per_request: int = 4
     request_timeout_s: float = 60.0
     retry_for_s: float = 20.0
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,24 @@ async def test_a_killed_model_is_revived_under_load(
     np.testing.assert_array_equal(masks, expected)
     assert [event.kind for event in events] == [ModelEvent.DEAD, ModelEvent.REVIVED]
     assert events[0].status == "INTERNAL"
+
+
+async def test_a_watchdog_that_may_not_reload_says_so_and_goes_on(
+    random_repository: Path, tmp_path: Path, brain_mr: ModelSpec
+) -> None:
+    events: list[WatchdogEvent] = []
+    server = TritonSettings(random_repository, exit_timeout_s=1)
+    async with EmbeddedTriton(server, tmp_path / "log") as triton:
+        stranger = Watchdog(replace(triton.settings, admin_key="guess"), events.append)
+        os.kill(stubs(triton.pid)["brain_mr_net"], signal.SIGKILL)
+        await stranger.check(brain_mr)
+        await Watchdog(triton.settings, events.append).check(brain_mr)
+    assert [event.kind for event in events] == [
+        ModelEvent.DEAD,
+        ModelEvent.STILL_DEAD,
+        ModelEvent.DEAD,
+        ModelEvent.REVIVED,
+    ]
 
 
 async def test_a_healthy_model_is_left_alone(triton_server: EmbeddedTriton) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -57,6 +58,27 @@ def test_the_configurations_say_what_the_description_says(spec: ModelSpec, profi
     assert ensemble.max_batch_size == prep.max_batch_size == net.max_batch_size
     steps = ensemble.ensemble_scheduling.step
     assert [step.model_name for step in steps] == [prep.name, net.name]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_network_takes_and_gives_what_the_steps_expect(spec: ModelSpec) -> None:
+    """Batch axis free, argmax inside: uint8 masks leave the graph."""
+    path = REPOSITORY / f"{spec.name}_net" / "1" / "model.onnx"
+    graph = onnx.load(path).graph
+    height, width = spec.geometry.size
+    got = {
+        value.name: (value.type.tensor_type.elem_type, [*value.type.tensor_type.shape.dim])
+        for value in (*graph.input, *graph.output)
+    }
+    assert got.keys() == {"image", "mask"}
+    for name, kind, tail in (
+        ("image", onnx.TensorProto.FLOAT, [1, height, width]),
+        ("mask", onnx.TensorProto.UINT8, [height, width]),
+    ):
+        element, dims = got[name]
+        assert element == kind
+        assert dims[0].dim_param
+        assert [dim.dim_value for dim in dims[1:]] == tail
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.rglob("*.pbtxt")), ids=str)
