@@ -94,9 +94,9 @@ class Supervisor:
                 become ready in time (its log's last lines are in the message).
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
         with _hold_lock(self._run):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stopping.set)
             try:
                 async with self._keepers():
                     await self._stopping.wait()

@@ -45,7 +45,7 @@ async def test_a_foreign_error_shows_its_place_but_not_its_text(isolation: Isola
 
 
 async def test_a_crash_is_a_coded_refusal_and_others_go_on(isolation: Isolation) -> None:
-    crash, fine = await asyncio.gather(
+    crash, fine = await asyncio.gather(  # type: ignore[misc]
         isolation.run(functions.die_by, signal.SIGSEGV),
         isolation.run(functions.double, np.ones(3)),
         return_exceptions=True,
