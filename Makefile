@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TRITON := nvidia-pytriton==0.7.0
-DEV_SOURCES := client preprocess export loadtest training tests scripts
+DEV_SOURCES := client preprocess loadtest training tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint format types check proto lock clean

@@ -45,11 +45,12 @@ async def test_a_foreign_error_shows_its_place_but_not_its_text(isolation: Isola
 
 
 async def test_a_crash_is_a_coded_refusal_and_others_go_on(isolation: Isolation) -> None:
-    crash, fine = await asyncio.gather(  # type: ignore[misc]
+    outcomes: list[object] = await asyncio.gather(
         isolation.run(functions.die_by, signal.SIGSEGV),
         isolation.run(functions.double, np.ones(3)),
         return_exceptions=True,
     )
+    crash, fine = outcomes
     assert isinstance(crash, Rejected)
     assert crash.code is RefusalCode.DECODER_CRASHED
     assert np.array_equal(np.asarray(fine), np.full(3, 2.0))

@@ -1,0 +1,190 @@
+"""The worker's loop settles every outcome once, on a real ledger; the pipeline misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from client.errors import LeaseLost, RefusalCode, Rejected, Transient
+from client.jobqueue.memory import MemoryQueue
+from client.jobs import Job, JobState, Priority
+from client.storage.ledger import Ledger
+from client.storage.objects import ObjectStore, StoredObject, open_store, result_key
+from client.storage.records import JobResult, NewJob
+from client.worker.loop import WorkerLoop, WorkerSettings
+from client.worker.progress import Progress
+
+pytestmark = pytest.mark.contract
+
+Behaviour = Callable[[Job, Progress], Awaitable[JobResult]]
+
+
+class Site:
+    """A ledger, a queue, a store, and workers with a pipeline of the test's making."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.queue = MemoryQueue()
+        self.store: ObjectStore = open_store("memory:///")
+        self.started: list[str] = []
+
+    async def submit(self, priority: Priority = Priority.ROUTINE) -> str:
+        job_id = str(uuid.uuid4())
+        await self.ledger.submit(
+            NewJob(
+                id=job_id,
+                tenant="hospital",
+                upload_id=str(uuid.uuid4()),
+                priority=priority,
+                model="",
+                content_sha256="00" * 32,
+                stored=StoredObject(f"studies/{job_id}", 1, "00" * 32),
+                header=b"header",
+            )
+        )
+        await self.queue.put(job_id, priority)
+        return job_id
+
+    async def process(self, job: Job, progress: Progress) -> JobResult:
+        self.started.append(job.id)
+        with progress.stage_of("store"):
+            stored = await self.store.put(result_key(job.id, job.attempt), one_chunk())
+        return JobResult(stored, b"result header")
+
+    @contextlib.asynccontextmanager
+    async def worker(
+        self, behaviour: Behaviour, places: int = 2, lease_s: float = 5.0
+    ) -> AsyncIterator[asyncio.Event]:
+        class Pipeline:
+            async def process(self, job: Job, progress: Progress) -> JobResult:
+                return await behaviour(job, progress)
+
+        stop = asyncio.Event()
+        settings = WorkerSettings(f"w-{uuid.uuid4()}", places, lease_s, drain_s=0.2)
+        loop = WorkerLoop(settings, self.queue, self.ledger, self.store, Pipeline())
+        task = asyncio.create_task(loop.run(stop))
+        try:
+            yield stop
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 10)
+
+    async def ended(self, *job_ids: str, timeout_s: float = 20.0) -> list[Job]:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                jobs = [await self.ledger.get(job_id) for job_id in job_ids]
+                if all(job.finished for job in jobs):
+                    return jobs
+                await asyncio.sleep(0.02)
+
+
+async def one_chunk() -> AsyncIterator[bytes]:
+    yield b"ciphertext"
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite", max_attempts=2) as ledger:
+        yield Site(ledger)
+
+
+async def test_a_good_study_is_done_and_its_entry_is_gone(site: Site) -> None:
+    job_id = await site.submit()
+    async with site.worker(site.process):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.attempt, job.result_key) == (JobState.DONE, 1, result_key(job_id, 1))
+    assert await site.queue.job_ids() == frozenset()
+
+
+async def test_a_refusal_is_final_and_keeps_its_code(site: Site) -> None:
+    async def refuse(job: Job, progress: Progress) -> JobResult:
+        raise Rejected(RefusalCode.GANTRY_TILT, "expected upright, got tilted")
+
+    job_id = await site.submit()
+    async with site.worker(refuse):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.code, job.attempt) == (JobState.REJECTED, "GANTRY_TILT", 1)
+    assert await site.queue.job_ids() == frozenset()
+
+
+@pytest.mark.parametrize("error", [Transient("Triton is away"), ValueError("Doe^Jane")])
+async def test_what_may_heal_is_tried_again_and_then_given_up(site: Site, error: Exception) -> None:
+    async def fail(job: Job, progress: Progress) -> JobResult:
+        raise error
+
+    job_id = await site.submit()
+    async with site.worker(fail):
+        async with asyncio.timeout(10):
+            while (await site.ledger.get(job_id)).attempt < 1 or await site.queue.job_ids():
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(1.1)  # the pause before the second try
+        await site.queue.put(job_id, Priority.ROUTINE)  # as the reconciler does
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.code, job.attempt) == (JobState.FAILED, "RETRIES_EXHAUSTED", 2)
+    history = " ".join(event.detail for event in await site.ledger.events(job_id))
+    assert "Doe" not in history + job.reason
+
+
+async def test_a_late_result_is_dropped_and_the_successors_stays(site: Site) -> None:
+    took_over = asyncio.Event()
+
+    async def too_late(job: Job, progress: Progress) -> JobResult:
+        result = await site.process(job, progress)
+        await took_over.wait()
+        return result
+
+    job_id = await site.submit()
+    async with site.worker(too_late, lease_s=1.0):
+        async with asyncio.timeout(10):
+            while job_id not in site.started:
+                await asyncio.sleep(0.01)
+        await site.ledger.cancel("hospital", job_id)
+        took_over.set()
+        async with asyncio.timeout(10):
+            while await site.queue.job_ids():
+                await asyncio.sleep(0.01)
+    assert (await site.ledger.get(job_id)).state is JobState.CANCELLED
+    assert [entry async for entry in site.store.list("results")] == []
+
+
+async def test_stat_overtakes_routine_even_when_every_place_is_taken(site: Site) -> None:
+    gate = asyncio.Event()
+
+    async def wait(job: Job, progress: Progress) -> JobResult:
+        if job.priority is Priority.ROUTINE:
+            await gate.wait()
+        return await site.process(job, progress)
+
+    routine = [await site.submit() for _ in range(4)]
+    async with site.worker(wait, places=2):
+        await asyncio.sleep(0.2)
+        stat = await site.submit(Priority.STAT)
+        await site.ended(stat)
+        assert site.started == [stat]
+        gate.set()
+        jobs = await site.ended(*routine)
+    assert {job.state for job in jobs} == {JobState.DONE}
+
+
+async def test_a_stop_gives_work_back_without_counting_the_try(site: Site) -> None:
+    job_id = await site.submit()
+
+    async def endless(job: Job, progress: Progress) -> JobResult:
+        await asyncio.sleep(60)
+        raise LeaseLost("never")
+
+    async with site.worker(endless):
+        async with asyncio.timeout(10):
+            while (await site.ledger.get(job_id)).state is not JobState.RUNNING:
+                await asyncio.sleep(0.02)
+    assert (await site.ledger.get(job_id)).state is JobState.QUEUED
+    await site.queue.put(job_id, Priority.ROUTINE)
+    async with site.worker(site.process):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.attempt) == (JobState.DONE, 2)
