@@ -1,0 +1,1 @@
+"""Measures Hounsfield: how close the served way comes to the bare engine."""
