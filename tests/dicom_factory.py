@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRBigEndian,
@@ -33,6 +35,15 @@ __all__ = (
 Pixels = NDArray[Any]
 Edit = Callable[[Dataset, int], None]
 
+
+def _cos(degrees: float) -> float:
+    return math.cos(math.radians(degrees))
+
+
+def _sin(degrees: float) -> float:
+    return math.sin(math.radians(degrees))
+
+
 _S = 0.5**0.5
 ORIENTATIONS: dict[str, tuple[float, ...]] = {
     "axial": (1, 0, 0, 0, 1, 0),
@@ -44,7 +55,14 @@ ORIENTATIONS: dict[str, tuple[float, ...]] = {
     "sagittal": (0, 1, 0, 0, 0, -1),
     "sagittal_flipped": (0, -1, 0, 0, 0, -1),
     "oblique": (_S, _S, 0, -0.5, 0.5, -_S),
-    "tilted_head": (0.9961947, 0.0871557, 0, -0.0859, 0.98181, 0.16939),
+    "tilted_head": (
+        _cos(5),
+        _sin(5),
+        0,
+        -_sin(5) * _cos(10),
+        _cos(5) * _cos(10),
+        _sin(10),
+    ),
 }
 
 
@@ -107,8 +125,8 @@ def classic_instances(recipe: Recipe, edit: Edit | None = None) -> list[Dataset]
         instance.PixelSpacing = _decimal(recipe.spacing_mm)
         instance.SliceThickness = format_number_as_ds(recipe.distance_mm)
         if recipe.slope is not None:
-            instance.RescaleSlope = format_number_as_ds(recipe.slope)
-            instance.RescaleIntercept = format_number_as_ds(recipe.intercept or 0.0)
+            instance.RescaleSlope = format_number_as_ds(float(recipe.slope))
+            instance.RescaleIntercept = format_number_as_ds(float(recipe.intercept or 0))
         for keyword, value in recipe.attributes.items():
             setattr(instance, keyword, value)
         if edit is not None:
@@ -148,8 +166,8 @@ def enhanced_file(recipe: Recipe, edit: Edit | None = None) -> list[tuple[str, b
         group.PlanePositionSequence = [position]
         group.FrameContentSequence = [content]
         if recipe.slope is not None:
-            scaling.RescaleSlope = format_number_as_ds(recipe.slope)
-            scaling.RescaleIntercept = format_number_as_ds(recipe.intercept or 0.0)
+            scaling.RescaleSlope = format_number_as_ds(float(recipe.slope))
+            scaling.RescaleIntercept = format_number_as_ds(float(recipe.intercept or 0))
             group.PixelValueTransformationSequence = [scaling]
         if edit is not None:
             edit(group, index)
@@ -170,7 +188,7 @@ def to_bytes(instance: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     if syntax == ExplicitVRBigEndian and "PixelData" in instance:
         swapped = np.frombuffer(instance.PixelData, dtype="<u2").byteswap()
         instance.PixelData = swapped.tobytes()
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = UID(syntax)
     if meta.TransferSyntaxUID.is_encapsulated:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         instance.compress(syntax, generate_instance_uid=False)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset, read_preamble
+from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
@@ -37,6 +41,7 @@ class Instance:
         sop_class_uid: SOP Class UID, of the file meta information where the dataset has none.
         sop_instance_uid: SOP Instance UID, "" where absent.
         has_pixels: Whether any kind of pixel data is present and not empty.
+        cut_short: Whether the file ends inside its (encapsulated) pixel data.
     """
 
     dataset: Dataset
@@ -45,6 +50,7 @@ class Instance:
     sop_class_uid: str
     sop_instance_uid: str
     has_pixels: bool
+    cut_short: bool
 
     @property
     def is_directory(self) -> bool:
@@ -67,7 +73,8 @@ def parse_instance(data: bytes, limits: ReadLimits) -> Instance:
     if len(data) > limits.max_file_bytes:
         raise _too_large(limits)
     try:
-        dataset = _parse(data, limits)
+        content = _content(data, limits)
+        dataset, cut_short = _parse(content)
     except Rejected:
         raise
     except Exception as error:  # broken structures raise whatever the parser stumbles over
@@ -79,30 +86,61 @@ def parse_instance(data: bytes, limits: ReadLimits) -> Instance:
         series_uid=text(dataset, "SeriesInstanceUID"),
         sop_class_uid=text(dataset, "SOPClassUID") or meta_class,
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
-        has_pixels=any(
+        has_pixels=cut_short
+        or any(
             value(dataset, keyword) is not None
             for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
         ),
+        cut_short=cut_short,
     )
 
 
-def _parse(data: bytes, limits: ReadLimits) -> Dataset:
-    stream = BytesIO(data)
+def _content(data: bytes, limits: ReadLimits) -> bytes:
+    """The file itself, or, where it is deflated, the same file inflated."""
     if len(data) < 132 or data[128:132] != b"DICM":
         raise _not_dicom("it has no preamble with the DICM mark")
+    stream = BytesIO(data)
     read_preamble(stream, force=False)
-    meta = read_dataset(stream, False, True, stop_when=_after_meta)
+    meta = FileMetaDataset(read_dataset(stream, False, True, stop_when=_after_meta))
     syntax = text(meta, "TransferSyntaxUID")
     if not syntax:
         raise _not_dicom("its file meta information has no Transfer Syntax UID (0002,0010)")
     if syntax != DeflatedExplicitVRLittleEndian:
-        return dcmread(BytesIO(data), specific_tags=ALL_TAGS)
-    dataset = read_dataset(
-        BytesIO(_inflate(data[stream.tell() :], limits)), False, True, specific_tags=ALL_TAGS
-    )
-    dataset.file_meta = FileMetaDataset(meta)
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return dataset
+        return data
+    inflated = DicomBytesIO()
+    inflated.write(data[:132])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    write_file_meta_info(inflated, meta, enforce_standard=False)
+    inflated.write(_inflate(data[stream.tell() :], limits))
+    return inflated.getvalue()
+
+
+def _parse(content: bytes) -> tuple[Dataset, bool]:
+    """Parses strictly first, because the lenient parser takes an early end for an empty dataset.
+
+    Lenient is for whole files that break a rule, such as implicit VR declared explicit.
+    """
+    try:
+        with _strict_reading():
+            return _dataset(content), False
+    except EOFError:
+        return _dataset(content, stop_before_pixels=True), True
+    except Exception:  # broken rules raise errors of many classes
+        return _dataset(content), False
+
+
+def _dataset(content: bytes, *, stop_before_pixels: bool = False) -> Dataset:
+    return dcmread(BytesIO(content), specific_tags=ALL_TAGS, stop_before_pixels=stop_before_pixels)
+
+
+@contextmanager
+def _strict_reading() -> Iterator[None]:
+    mode = config.settings.reading_validation_mode
+    config.settings.reading_validation_mode = config.RAISE
+    try:
+        yield
+    finally:
+        config.settings.reading_validation_mode = mode
 
 
 def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:

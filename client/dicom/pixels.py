@@ -63,10 +63,12 @@ def check_pixels(instance: Instance, limits: ReadLimits) -> PixelLayout:
 
     Raises:
         Rejected: ``COLOUR``, ``INVALID_ATTRIBUTE``, ``TOO_LARGE``, ``UNDECODABLE`` (no decoder) or
-            ``TRUNCATED_PIXELS`` (uncompressed data shorter than the image).
+            ``TRUNCATED_PIXELS`` (a cut file, or uncompressed data shorter than the image).
     """
     dataset = instance.dataset
     photometric = _check_greyscale(dataset)
+    if instance.cut_short:
+        raise _truncated("the end of the pixel data", "the end of the file")
     if value(dataset, "PixelData") is None:
         raise invalid("PixelData", "integer pixel data (floating point images are not supported)")
     layout = _layout(dataset, limits, inverted=photometric == "MONOCHROME1")

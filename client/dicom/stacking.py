@@ -26,7 +26,7 @@ ORIENTATION_TOLERANCE = 2e-3
 SPACING_TOLERANCE = 1e-3
 """Largest relative difference of pixel spacing between two slices of one series."""
 GAP_TOLERANCE = 0.05
-"""Largest relative difference of a slice distance from the median one …"""
+"""Largest relative difference of a slice distance from the mean one …"""
 ROUNDING_MM = 0.02
 """… and what positions rounded to a hundredth of a millimetre add to it."""
 COINCIDENT_MM = 0.01
@@ -166,10 +166,10 @@ def _check_tilt(
 
 
 def _check_gaps(gaps: NDArray[np.float64]) -> None:
-    distance = float(np.median(gaps))
+    distance = float(gaps.mean())
     if (np.abs(gaps - distance) <= GAP_TOLERANCE * distance + ROUNDING_MM).all():
         return
-    distance = float(np.median(gaps[gaps < 1.5 * gaps.min()]))
+    distance = float(gaps[gaps < 1.5 * gaps.min()].mean())
     multiples = np.round(gaps / distance)
     if (np.abs(gaps - multiples * distance) <= GAP_TOLERANCE * distance + ROUNDING_MM).all():
         missing = int(np.sum(multiples - 1))
