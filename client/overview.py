@@ -21,7 +21,7 @@ from client.dicom.series import ReadLimits, Series
 from client.errors import NotFound
 from preprocess.spec import HuWindow, ModelSpec, Plane
 
-__all__ = ("overview_from_files", "write_overview")
+__all__ = ("View", "display", "overview_from_files", "write_overview")
 
 TILES, TILES_PER_ROW, TILE_PX = 12, 4, 300
 GAP_PX, MARGIN_PX, HEADER_PX, LEGEND_PX, LINE_PX = 6, 28, 78, 330, 30
@@ -46,7 +46,7 @@ DISPLAY_AXES: dict[Plane, tuple[tuple[int, int], ...]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class View:
     """Grey values 0 to 1 and labels [slices, rows, columns], turned to display orientation."""
 
     grey: NDArray[np.float32]
@@ -64,7 +64,7 @@ def write_overview(series: Series, mask: NDArray[np.uint8], spec: ModelSpec, pat
         spec: Names and colours of the segments.
         path: The PNG to write. It shows pixels of the patient: keep it where such data may lie.
     """
-    view = _turn(series, mask, spec)
+    view = display(series, mask, spec)
     shown = _choose(view.mask)
     tiles = [_tile(view, index, spec) for index in shown]
     structures = measure(series, mask, spec)
@@ -88,7 +88,7 @@ def overview_from_files(
     raise NotFound("Expected the images of the segmentation among the files, but found none.")
 
 
-def _turn(series: Series, mask: NDArray[np.uint8], spec: ModelSpec) -> _View:
+def display(series: Series, mask: NDArray[np.uint8], spec: ModelSpec) -> View:
     """Permutes and flips the voxel axes to the nearest display axes; nothing is resampled."""
     columns = series.affine[:3, :3] / np.array(series.spacing_mm)
     plane = series.geometry.plane
@@ -100,7 +100,7 @@ def _turn(series: Series, mask: NDArray[np.uint8], spec: ModelSpec) -> _View:
         if columns[axis, source] * sign < 0:
             flips.append(len(order) - 1)
     spacing = tuple(series.spacing_mm[k] for k in order)
-    return _View(
+    return View(
         grey=np.flip(_grey(series, spec).transpose(order), tuple(flips)),
         mask=np.flip(mask.transpose(order), tuple(flips)),
         spacing_mm=(spacing[0], spacing[1], spacing[2]),
@@ -128,7 +128,7 @@ def _choose(mask: NDArray[np.uint8]) -> list[int]:
     return sorted({round(i) for i in np.linspace(low + edge, high - edge, count)}, reverse=True)
 
 
-def _tile(view: _View, index: int, spec: ModelSpec) -> Image.Image:
+def _tile(view: View, index: int, spec: ModelSpec) -> Image.Image:
     rows, columns = _crop(view)
     height_mm = (rows.stop - rows.start) * view.spacing_mm[1]
     width_mm = (columns.stop - columns.start) * view.spacing_mm[2]
@@ -144,7 +144,7 @@ def _tile(view: _View, index: int, spec: ModelSpec) -> Image.Image:
     return tile
 
 
-def _crop(view: _View) -> tuple[slice, slice]:
+def _crop(view: View) -> tuple[slice, slice]:
     """The part of the field of view that shows anything, the same for every tile."""
     visible = (view.grey.max(axis=0) > 0.12) | view.mask.any(axis=0)
     if not visible.any():
@@ -181,7 +181,7 @@ def _outline(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return edge
 
 
-def _annotate(tile: Image.Image, view: _View, index: int) -> None:
+def _annotate(tile: Image.Image, view: View, index: int) -> None:
     draw = ImageDraw.Draw(tile)
     top, bottom, left, right = SIDES[view.plane]
     width, height = tile.size
@@ -198,7 +198,7 @@ def _annotate(tile: Image.Image, view: _View, index: int) -> None:
 
 def _compose(
     tiles: list[Image.Image],
-    view: _View,
+    view: View,
     structures: tuple[StructureMeasurement, ...],
     spec: ModelSpec,
 ) -> Image.Image:
