@@ -12,9 +12,8 @@ from rich.console import Console
 
 from client.cli.console import ExitCode, Output, bytes_progress, run_async, stage_progress
 from client.crypto.keydirectory import KeyDirectory
-from client.crypto.keyring import Keyring
 from client.errors import ConfigurationError
-from client.ingest.sender import IngestClient
+from client.ingest.sender import IngestClient, SenderSettings
 from client.jobs import Job, JobState, Priority
 from client.settings import Settings, load_settings
 
@@ -76,9 +75,9 @@ def jobs(
 ) -> None:
     """List this tenant's jobs, the newest first."""
 
-    async def work() -> list[Job]:
+    async def work() -> tuple[Job, ...]:
         async with connect(load_settings()) as client:
-            return [job async for job in client.jobs(limit=limit)]
+            return await client.list_jobs(limit=limit)
 
     rows = [_row(job) for job in run_async(work())]
     shown = rows if as_json else [{k: v for k, v in row.items() if k in _COLUMNS} for row in rows]
@@ -136,10 +135,12 @@ def connect(settings: Settings) -> IngestClient:
     """Return a client of the gateway that the settings name, as their tenant."""
     keys = KeyDirectory(Path(settings.keys))
     return IngestClient(
-        settings.gateway,
-        keys.sender_tls(settings.tenant),
-        settings.tenant,
-        Keyring(keys.result_keys(settings.tenant)),
+        SenderSettings(
+            address=settings.gateway,
+            tenant=settings.tenant,
+            tls=keys.sender_tls(settings.tenant),
+            result_keys=keys.result_keys(settings.tenant),
+        )
     )
 
 
