@@ -63,7 +63,7 @@ def strip_skull(
         wobble = smooth_field(rng, size, int(rng.integers(5, 14)))[0] * rng.uniform(0, 2)
         limit_mm = rng.uniform(0.5, 3.5) if rng.random() < 0.75 else rng.uniform(3, 10)
         kept = slab.distance_mm <= np.maximum(limit_mm + wobble, 0)
-        kept = ndimage.binary_closing(kept, iterations=3) & (slab.distance_mm < 30)
+        kept |= ndimage.binary_closing(kept, iterations=3) & (slab.distance_mm < 30)
         if rng.random() < 0.5:
             kept &= _BRAIN[slab.middle]
     return slab.index * kept, kept

@@ -99,8 +99,9 @@ def thicken(volume: Volume, thickness_mm: float) -> Volume:
     slices = len(volume.voxels) // count
     shape = (slices, count, *volume.voxels.shape[1:])
     voxels = volume.voxels[: slices * count].reshape(shape).mean(axis=1)
-    return replace(volume, voxels=voxels, spacing_mm=(count * volume.spacing_mm[0],
-                                                      *volume.spacing_mm[1:]))
+    return replace(
+        volume, voxels=voxels, spacing_mm=(count * volume.spacing_mm[0], *volume.spacing_mm[1:])
+    )
 
 
 def _predicted(classes: NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> Masks:
@@ -111,9 +112,7 @@ def _predicted(classes: NDArray[np.uint8], spacing_mm: tuple[float, float, float
     return masks
 
 
-def measure(
-    net: ServedNet, case: Case, plane: str, thickness_mm: float | None
-) -> dict[str, float]:
+def measure(net: ServedNet, case: Case, plane: str, thickness_mm: float | None) -> dict[str, float]:
     """Segment one case in one plane and return the Dice of every reference mask.
 
     Args:

@@ -1,7 +1,8 @@
-"""Export a checkpoint: averaged weights ▶ ONNX with the mask inside the graph ▶ parity check.
+r"""Export a checkpoint: averaged weights ▶ ONNX with the mask inside the graph ▶ parity check.
 
 python -m training.export_onnx --checkpoint FILE --maps DIR \
-    --onnx model_repository/brain_mr_net/1/model.onnx --weights training/weights/brain_mr.safetensors
+    --onnx model_repository/brain_mr_net/1/model.onnx \
+    --weights training/weights/brain_mr.safetensors
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ def load_net(weights: Path) -> UNet:
 def half_weights(average: dict[str, torch.Tensor], weights: Path) -> None:
     """Write the averaged weights and batch statistics as float16 safetensors."""
     weights.parent.mkdir(parents=True, exist_ok=True)
-    halves = {
-        k: v.half().contiguous() for k, v in average.items() if v.dtype.is_floating_point
-    }
+    halves = {k: v.half().contiguous() for k, v in average.items() if v.dtype.is_floating_point}
     save_file(halves, weights)
 
 
@@ -56,10 +55,8 @@ def export(net: UNet, path: Path, properties: dict[str, str]) -> None:
         dynamo=False,
     )
     model = onnx.load(path)
-    for name, sides in ((model.graph.output[0], (None, SIZE, SIZE)),):
-        for dim, side in zip(name.type.tensor_type.shape.dim, sides, strict=True):
-            if side is not None:
-                dim.dim_value = side
+    for dim in model.graph.output[0].type.tensor_type.shape.dim[1:]:
+        dim.dim_value = SIZE
     for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model, full_check=True)

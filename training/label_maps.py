@@ -10,10 +10,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from training.volumes import load_ras
 
 __all__ = (
     "CLASS_NAMES",
@@ -154,8 +155,8 @@ def load_maps(folder: Path, skip: tuple[str, ...] = ()) -> list[HeadMap]:
     for file in files:
         number = file.name.removeprefix("training_seg_").removesuffix(".nii.gz")
         if number not in skip:
-            image = nib.as_closest_canonical(nib.load(file))
-            maps.append(encode_map(number, np.asarray(image.dataobj)))
+            values, _ = load_ras(file)
+            maps.append(encode_map(number, values))
     return maps
 
 

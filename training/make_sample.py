@@ -1,4 +1,4 @@
-"""Write the sample study: Colin27 NIfTI ▶ classic MR DICOM series and its reference masks.
+r"""Write the sample study: Colin27 NIfTI ▶ classic MR DICOM series and its reference masks.
 
 python -m training.make_sample --nifti ch2.nii.gz --brain ch2bet.nii.gz --aal aal.nii.gz \
     --out samples/colin27_mr
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import JPEG2000Lossless, MRImageStorage, UID
+from pydicom.uid import UID, JPEG2000Lossless, MRImageStorage
 
 from training.reference import brain_from_stripped, classes_from_aal
 from training.volumes import Volume, load_nifti

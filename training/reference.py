@@ -28,8 +28,7 @@ def ball(radius_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np
     reach = [int(radius_mm // s) for s in spacing_mm]
     axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
     squared = sum((a * s) ** 2 for a, s in zip(axes, spacing_mm, strict=True))
-    inside: NDArray[np.bool_] = squared <= radius_mm**2
-    return inside
+    return np.asarray(squared <= radius_mm**2)
 
 
 def _close(mask: NDArray[np.bool_], element: NDArray[np.bool_]) -> NDArray[np.bool_]:

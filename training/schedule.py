@@ -37,7 +37,3 @@ class ClockSchedule:
         """Return the factor 0..1 at this step and moment."""
         falling = (self.end_s - now_s) / self.cooldown_s
         return max(0.0, min(1.0, (step + 1) / self.warmup_steps, falling))
-
-    def cooling(self, now_s: float) -> bool:
-        """Tell whether the cool-down has begun."""
-        return now_s > self.end_s - self.cooldown_s

@@ -55,7 +55,8 @@ def _interpolation(size: int, knots: int) -> NDArray[np.float32]:
     """Return the matrix [size, knots] of linear interpolation, slightly rounded off."""
     identity = np.eye(knots, dtype=np.float32)
     zoomed: NDArray[np.float32] = ndimage.zoom(identity, (size / knots, 1), order=1)
-    return ndimage.gaussian_filter1d(zoomed, size / knots / 3, axis=0, mode="nearest")
+    rounded = ndimage.gaussian_filter1d(zoomed, size / knots / 3, axis=0, mode="nearest")
+    return np.asarray(rounded)
 
 
 def _rotation(rng: np.random.Generator) -> NDArray[np.float64]:

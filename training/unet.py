@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,7 +36,7 @@ class UNet(nn.Module):
         self, channels: tuple[int, ...] = CHANNELS, classes: int = len(CLASS_NAMES)
     ) -> None:
         super().__init__()
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        pairs = list(pairwise(channels))
         self.encoder = nn.ModuleList(_block(a, b) for a, b in [(1, channels[0]), *pairs])
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
         self.decoder = nn.ModuleList(_block(2 * a, a) for a, _ in pairs)
@@ -63,7 +65,8 @@ class MaskNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the class of the highest score of every pixel."""
-        return self.net(image).argmax(1).to(torch.uint8)
+        scores: Tensor = self.net(image)
+        return scores.argmax(1).to(torch.uint8)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from preprocess.geometry import SliceGeometry
 
-__all__ = ("Volume", "from_ras", "load_nifti", "to_plane")
+__all__ = ("Volume", "from_ras", "load_nifti", "load_ras", "to_plane")
 
 # For each plane: the RAS axes of slices, rows and columns.
 _AXES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
@@ -76,9 +76,7 @@ def from_ras(
     for axis in axes[1:]:  # rows and columns run against RAS
         corner[axis] += (voxels.shape[axis] - 1) * spacing_mm[axis]
     order = (spacing_mm[axes[0]], spacing_mm[axes[1]], spacing_mm[axes[2]])
-    return Volume(
-        np.ascontiguousarray(slices), order, plane, (-corner[0], -corner[1], corner[2])
-    )
+    return Volume(np.ascontiguousarray(slices), order, plane, (-corner[0], -corner[1], corner[2]))
 
 
 def to_plane(volume: Volume, plane: str) -> Volume:
@@ -97,19 +95,25 @@ def to_plane(volume: Volume, plane: str) -> Volume:
     return from_ras(voxels, (dx, dy, dz), origin, plane)
 
 
+def load_ras(file: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Load a NIfTI file with its axes turned to right, anterior, superior: voxels and affine."""
+    canonical: Any = nib.as_closest_canonical
+    image = canonical(nib.load(file))
+    return np.asarray(image.dataobj), np.asarray(image.affine)
+
+
 def load_nifti(file: Path, plane: str) -> Volume:
     """Load a NIfTI file whose axes are parallel to the patient's.
 
     Raises:
         ValueError: The axes are oblique, or the file is not three-dimensional.
     """
-    image = nib.as_closest_canonical(nib.load(file))
-    voxels = np.asarray(image.dataobj)
+    voxels, affine = load_ras(file)
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
-    matrix = image.affine[:3, :3]
+    matrix = affine[:3, :3]
     if voxels.ndim != 3 or not np.allclose(matrix, np.diag(np.diag(matrix)), atol=1e-3):
         raise ValueError(f"{file.name}: expected a straight 3D volume, got {matrix.tolist()}")
     dx, dy, dz = (float(v) for v in np.diag(matrix))
-    x, y, z = (float(v) for v in image.affine[:3, 3])
+    x, y, z = (float(v) for v in affine[:3, 3])
     return from_ras(voxels, (dx, dy, dz), (x, y, z), plane)
