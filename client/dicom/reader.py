@@ -154,7 +154,7 @@ def _check_images(instances: Sequence[Instance], modalities: Collection[str] | N
         raise invalid("Modality", "one value in all instances of a series")
     modality = found.pop()
     if modalities is not None and modality not in modalities:
-        shown = modality if re.fullmatch(r"[A-Z0-9]{2,16}", modality) else "another or none"
+        shown = modality if re.fullmatch(r"[A-Z0-9]{2,16}", modality) else "an unknown one"
         raise Rejected(
             RefusalCode.NO_MODEL,
             f"A modality with a model in service was expected ({', '.join(sorted(modalities))}), "

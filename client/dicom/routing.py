@@ -60,7 +60,7 @@ def route(series: Series, specs: Sequence[ModelSpec], requested: str = "") -> Mo
         if not requested:
             reasons += _doubts(series, spec.route, evidence)
         if reasons:
-            declined.append(f"{spec.name} expects {' and '.join(reasons)}")
+            declined.append(f"{spec.name} expects {', '.join(reasons)}")
         else:
             candidates.append((evidence, spec))
     if not candidates:
@@ -77,29 +77,29 @@ def _misfits(series: Series, rules: RouteSpec) -> list[str]:
     """What no request can overrule."""
     found: list[str] = []
     if series.modality not in rules.modalities:
-        found.append(f"modality {' or '.join(rules.modalities)}, not {_shown(series.modality)}")
+        found.append(f"modality {_any(rules.modalities)} ({_shown(series.modality)} came)")
     elif rules.sop_classes and series.sop_class_uid not in rules.sop_classes:
-        names = " or ".join(UID(uid).name for uid in rules.sop_classes)
-        found.append(f"{names} instances, not {UID(series.sop_class_uid).name}")
+        names = _any([UID(uid).name for uid in rules.sop_classes])
+        found.append(f"{names} ({UID(series.sop_class_uid).name} came)")
     if series.geometry.plane not in rules.planes:
-        found.append(f"{' or '.join(rules.planes)} slices, not {series.geometry.plane}")
+        found.append(f"{_any(rules.planes)} slices ({series.geometry.plane} ones came)")
     if series.slice_distance_mm > rules.max_slice_spacing_mm:
         found.append(
-            f"slices at most {rules.max_slice_spacing_mm:g} mm apart, "
-            f"not {series.slice_distance_mm:.1f} mm"
+            f"slices at most {rules.max_slice_spacing_mm:g} mm apart "
+            f"({series.slice_distance_mm:.1f} mm came)"
         )
     if len(series.stored) < rules.min_slices:
-        found.append(f"at least {rules.min_slices} slices, not {len(series.stored)}")
+        found.append(f"at least {rules.min_slices} slices ({len(series.stored)} came)")
     return found
 
 
 def _doubts(series: Series, rules: RouteSpec, evidence: Evidence) -> list[str]:
     """What the words in the header speak against."""
     if _matches(rules.exclude_patterns, f"{series.description} {series.image_type}"):
-        return ["another kind of image than Series Description or Image Type names"]
+        return ["no series of the kind that its description or Image Type names"]
     if evidence is Evidence.NONE:
-        known = "the one stated" if series.body_part else "none"
-        return [f"body part {' or '.join(rules.body_parts)}, not {known}"]
+        came = "another came" if series.body_part else "none came, nor a telling description"
+        return [f"body part {_any(rules.body_parts)} ({came})"]
     return []
 
 
@@ -117,10 +117,14 @@ def _evidence(series: Series, rules: RouteSpec) -> Evidence:
     return Evidence.NONE
 
 
+def _any(names: Sequence[str]) -> str:
+    return " or ".join(names)
+
+
 def _matches(patterns: Sequence[str], words: str) -> bool:
     return any(re.search(pattern, words, re.IGNORECASE) for pattern in patterns)
 
 
 def _shown(modality: str) -> str:
     """The modality if it looks like one; anything else in the attribute may be patient data."""
-    return modality if re.fullmatch(r"[A-Z0-9]{2,16}", modality) else "another or none"
+    return modality if re.fullmatch(r"[A-Z0-9]{2,16}", modality) else "an unknown one"
