@@ -35,6 +35,8 @@ __all__ = (
 class RefusalCode(StrEnum):
     """Why a study or a series was refused; stable strings that senders may act upon."""
 
+    INVALID_REQUEST = "INVALID_REQUEST"
+    """A field of a request breaks a rule that the protocol declares."""
     BAD_ENVELOPE = "BAD_ENVELOPE"
     """Decryption, length or hash check failed: the upload is damaged or not for this worker."""
     BAD_BUNDLE = "BAD_BUNDLE"

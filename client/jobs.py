@@ -10,7 +10,7 @@ __all__ = ("TERMINAL_STATES", "Job", "JobState", "Priority")
 
 
 class JobState(StrEnum):
-    """Life of a job: queued -> running -> done | failed | rejected; queued -> cancelled."""
+    """Life of a job: queued -> running -> done | failed | rejected; unfinished -> cancelled."""
 
     QUEUED = "queued"
     RUNNING = "running"

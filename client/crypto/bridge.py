@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Final, TypeVar
 
@@ -89,7 +89,7 @@ async def read_in_thread(chunks: AsyncIterator[bytes], work: Callable[[io.RawIOB
         raise
 
 
-async def in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def in_thread(chunks: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield what a blocking iterator yields, each step made in a thread."""
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk

@@ -29,10 +29,6 @@ __all__ = (
 )
 
 PROTOCOL_VERSION = 1
-_PRIORITIES = {
-    Priority.ROUTINE: ingest_pb2.PRIORITY_ROUTINE,
-    Priority.STAT: ingest_pb2.PRIORITY_STAT,
-}
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
 
 
@@ -88,7 +84,7 @@ def seal_study(
         tenant=tenant,
         upload_id=upload_id,
         model=model,
-        priority=_PRIORITIES[priority],
+        priority=f"PRIORITY_{priority.name}",
         key_id=recipient.key_id,
         plaintext_bytes=digest.length,
         plaintext_sha256=digest.sha256,

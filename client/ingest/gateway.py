@@ -1,0 +1,165 @@
+"""Serves the ingest service over mutual TLS, with health checks and every transport limit.
+
+sender ──TLS, client certificate──▶ interceptor ──▶ IngestService ──▶ store, ledger, queue
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from client.crypto.keydirectory import TlsFiles
+from client.crypto.keyring import load_public_keys
+from client.crypto.privatefiles import read_private
+from client.errors import ClientError, ConfigurationError
+from client.ingest.interceptor import IngestInterceptor
+from client.ingest.service import IngestService, ServiceLimits
+from client.jobqueue.base import JobQueue
+from client.proto import ingest_pb2_grpc
+from client.storage.ledger import Ledger
+from client.storage.objects import ObjectStore
+
+__all__ = ("MAX_MESSAGE_BYTES", "READY", "Gateway", "GatewaySettings", "serve")
+
+READY = "ready"
+"""Name that the health service answers readiness under; "" answers liveness."""
+MAX_MESSAGE_BYTES = 4 << 20
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_IDENTITY_ONLY = 1  # compression bit set: ciphertext does not compress, and bombs do
+
+_TRANSPORT_LIMITS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 30_000),
+    ("grpc.max_connection_age_ms", 7_200_000),
+    ("grpc.max_connection_age_grace_ms", 3_600_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Two gateways on one port would otherwise share its connections without a word.
+    ("grpc.so_reuseport", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """How a gateway serves.
+
+    Attributes:
+        listen: ``host:port``; port 0 takes a free one.
+        tls: Its certificate, and the CA that signs senders' certificates.
+        worker_keys: Folder with the public halves of the workers' keys.
+        health_listen: ``host:port`` of a second listener that only answers health checks, without
+            TLS, for probes that cannot show a certificate; "" for none.
+        limits: Bounds of the service itself.
+        max_calls: Calls at one time, of all senders.
+        ready_interval_s: Between two looks at whether the gateway is ready.
+        grace_s: Time that calls get to end when the gateway stops.
+    """
+
+    listen: str
+    tls: TlsFiles
+    worker_keys: Path
+    health_listen: str = ""
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
+    max_calls: int = 200
+    ready_interval_s: float = 2.0
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that serves; ports are the ones it really took, 0 when there is no listener."""
+
+    port: int
+    health_port: int
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    settings: GatewaySettings, store: ObjectStore, ledger: Ledger, queue: JobQueue
+) -> AsyncIterator[Gateway]:
+    """Serve while the context lasts, then let running calls end.
+
+    Raises:
+        ConfigurationError: A certificate is missing, or an address is taken.
+    """
+    service = IngestService(store, ledger, queue, settings.worker_keys, settings.limits)
+    checks = health.aio.HealthServicer()
+    async with contextlib.AsyncExitStack() as stack:
+        main = _server(settings.max_calls, IngestInterceptor())
+        ingest_pb2_grpc.add_IngestServicer_to_server(service, main)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(checks, main)
+        port = _bind(main, settings.listen, _credentials(settings.tls))
+        health_port = 0
+        servers = [main]
+        if settings.health_listen:
+            probes = _server(settings.max_calls)
+            health_pb2_grpc.add_HealthServicer_to_server(checks, probes)
+            health_port = _bind(probes, settings.health_listen, None)
+            servers.append(probes)
+        for server in servers:
+            await server.start()
+            stack.push_async_callback(server.stop, settings.grace_s)
+        stack.push_async_callback(checks.enter_graceful_shutdown)
+        await _tell_readiness(checks, settings, ledger)
+        watcher = asyncio.create_task(_watch_readiness(checks, settings, ledger))
+        stack.callback(watcher.cancel)
+        yield Gateway(port, health_port)
+
+
+def _server(max_calls: int, *interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=interceptors,
+        options=_TRANSPORT_LIMITS,
+        maximum_concurrent_rpcs=max_calls,
+    )
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    pair = (read_private(tls.private_key), tls.certificate.read_bytes())
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=tls.authority.read_bytes(), require_client_auth=True
+    )
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: Any) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {address}: it is taken, is not an address of this machine, or the "
+            "certificate and its key do not belong together."
+        ) from error
+
+
+async def _watch_readiness(
+    checks: health.aio.HealthServicer, settings: GatewaySettings, ledger: Ledger
+) -> None:
+    while True:
+        await asyncio.sleep(settings.ready_interval_s)
+        await _tell_readiness(checks, settings, ledger)
+
+
+async def _tell_readiness(
+    checks: health.aio.HealthServicer, settings: GatewaySettings, ledger: Ledger
+) -> None:
+    """Ready means: the ledger answers and there is a key to encrypt for."""
+    try:
+        await ledger.ping()
+        ready = bool(await asyncio.to_thread(load_public_keys, settings.worker_keys))
+    except ClientError:
+        ready = False
+    await checks.set(READY, _SERVING if ready else _NOT_SERVING)

@@ -1,0 +1,101 @@
+"""Turns jobs into the protocol's messages and back, and holds messages to the protocol's rules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import protovalidate
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from client.errors import RefusalCode, Rejected
+from client.jobs import Job, JobState, Priority
+from client.proto import ingest_pb2
+
+__all__ = ("check", "from_status", "priority_of", "state_of", "timestamp", "to_status")
+
+
+def check(message: Message) -> None:
+    """Hold a message to the rules that the proto file declares.
+
+    Raises:
+        Rejected: INVALID_REQUEST; names each field and its rule, never its value.
+    """
+    try:
+        protovalidate.validate(message)
+    except protovalidate.ValidationError as error:
+        problems = "; ".join(_told(violation.proto) for violation in error.violations)
+        raise Rejected(
+            RefusalCode.INVALID_REQUEST, f"Expected a valid request: {problems}."
+        ) from None
+
+
+def _told(violation: protovalidate.ViolationPb) -> str:
+    elements = violation.field.elements if violation.field else ()
+    path = ".".join(element.field_name for element in elements)
+    return f"{path}: {violation.message}" if path else violation.message
+
+
+def priority_of(value: ingest_pb2.Priority) -> Priority:
+    """Return the priority that a valid message names."""
+    return Priority[ingest_pb2.Priority.Name(value).removeprefix("PRIORITY_")]
+
+
+def state_of(value: ingest_pb2.JobState) -> JobState | None:
+    """Return the state that a message names, None when it names none."""
+    if value == ingest_pb2.JOB_STATE_UNSPECIFIED:
+        return None
+    return JobState[ingest_pb2.JobState.Name(value).removeprefix("JOB_STATE_")]
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """Return a moment as a message."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def to_status(job: Job) -> ingest_pb2.JobStatus:
+    """Return what a sender may know of a job."""
+    return ingest_pb2.JobStatus(
+        id=job.id,
+        upload_id=job.upload_id,
+        state=f"JOB_STATE_{job.state.name}",
+        priority=f"PRIORITY_{job.priority.name}",
+        model=job.model,
+        attempt=job.attempt,
+        stage=job.stage,
+        progress=job.progress,
+        code=job.code,
+        reason=job.reason,
+        study_bytes=job.object_bytes,
+        result_bytes=job.result_bytes,
+        created_at=timestamp(job.created_at),
+        updated_at=timestamp(job.updated_at),
+    )
+
+
+def from_status(status: ingest_pb2.JobStatus, tenant: str) -> Job:
+    """Return a job as a sender knows it: where things are stored stays empty."""
+    return Job(
+        id=status.id,
+        tenant=tenant,
+        upload_id=status.upload_id,
+        priority=priority_of(status.priority),
+        model=status.model,
+        state=JobState[ingest_pb2.JobState.Name(status.state).removeprefix("JOB_STATE_")],
+        attempt=status.attempt,
+        stage=status.stage,
+        progress=status.progress,
+        code=status.code,
+        reason=status.reason,
+        object_key="",
+        object_bytes=status.study_bytes,
+        header=b"",
+        result_key="",
+        result_bytes=status.result_bytes,
+        result_header=b"",
+        created_at=status.created_at.ToDatetime(UTC),
+        updated_at=status.updated_at.ToDatetime(UTC),
+        lease_expires_at=None,
+    )

@@ -1,0 +1,253 @@
+"""Sends studies and fetches results: the client side of the ingest protocol.
+
+    files ──bundle──▶ seal ──SubmitStudy──▶ job ──WatchJob──▶ done ──FetchResult──▶ open ──▶ files
+
+A call that failed for a reason that may heal is made again, with growing pauses; an upload keeps
+its id, so that a study sent twice is one job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable
+from datetime import UTC
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from client.crypto.bridge import in_thread
+from client.crypto.keyring import Keyring, PublicKey
+from client.crypto.studies import SealedStudy, open_result, seal_study
+from client.errors import AccessDenied, RefusalCode, Rejected, Transient
+from client.ingest.bundle import BundleLimits, read_bundle, study_bundle
+from client.ingest.calls import GatewayConnection, SenderSettings
+from client.ingest.messages import from_status
+from client.jobs import Job, JobState, Priority
+from client.proto import ingest_pb2
+
+__all__ = ("IngestClient", "Progress", "SenderSettings")
+
+Progress = Callable[[int, int], None]
+"""Called with bytes sent and bytes in all; goes back to 0 when an upload starts anew."""
+
+_LARGEST_PAGE = 500
+
+
+class IngestClient:
+    """A connection to one gateway; use it as an async context manager.
+
+    Methods raise, besides what each says: AccessDenied when the gateway does not accept who we
+    are, Transient when it stays away for every try, Busy when it stays full.
+    """
+
+    def __init__(self, settings: SenderSettings) -> None:
+        self._settings = settings
+        self._keyring = Keyring(settings.result_keys)
+        self._gateway = GatewayConnection(settings)
+
+    async def __aenter__(self) -> Self:
+        """Read our keys; the first call connects.
+
+        Raises:
+            ConfigurationError: A certificate or key is missing.
+        """
+        await self._gateway.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connection."""
+        await self._gateway.__aexit__(kind, error, trace)
+
+    async def is_ready(self) -> bool:
+        """Return whether the gateway takes studies now; never raises for its absence."""
+        return await self._gateway.is_ready()
+
+    async def submit(
+        self,
+        files: Iterable[Path | bytes],
+        *,
+        priority: Priority = Priority.ROUTINE,
+        model: str = "",
+        upload_id: str = "",
+        on_progress: Progress | None = None,
+    ) -> Job:
+        """Encrypt a study and hand it in.
+
+        Args:
+            files: DICOM Part 10 files of one study, as paths or content. They are read twice.
+            priority: Its place in the queue.
+            model: Model to use; "" lets the worker choose.
+            upload_id: UUID of an earlier try to send the same files; "" makes a new one.
+            on_progress: Told after every piece.
+
+        Returns:
+            The job; it and the study are on the gateway's durable storage.
+
+        Raises:
+            Rejected: The study is too large, or breaks a rule of the protocol.
+            Conflict: The upload id was used for other files.
+            ConfigurationError: A file cannot be read or changed meanwhile, or we have no key.
+        """
+        bundle = await asyncio.to_thread(study_bundle, list(files))
+        digest = await asyncio.to_thread(bundle.digest)
+        study = seal_study(
+            bundle.chunks,
+            digest,
+            tenant=self._settings.tenant,
+            upload_id=upload_id or str(uuid.uuid4()),
+            recipient=await self._recipient(),
+            result_key=await asyncio.to_thread(self._keyring.newest),
+            model=model,
+            priority=priority,
+        )
+        return await self.send(study, on_progress)
+
+    async def send(self, study: SealedStudy, on_progress: Progress | None = None) -> Job:
+        """Hand in a study that is encrypted already; see ``submit``."""
+
+        async def once() -> Job:
+            async with contextlib.aclosing(_requests(study, on_progress)) as requests:
+                answer = await self._gateway.upload(requests)
+            return self._job(answer.job)
+
+        return await self._gateway.tried(once)
+
+    async def get(self, job_id: str) -> Job:
+        """Return a job as it is now.
+
+        Raises:
+            NotFound: We have no such job.
+        """
+        answer = await self._gateway.call("GetJob", ingest_pb2.GetJobRequest(job_id=job_id))
+        return self._job(answer.job)
+
+    async def list_jobs(self, *, state: JobState | None = None, limit: int = 50) -> tuple[Job, ...]:
+        """Return our newest jobs, at most ``limit``; those in ``state`` only unless it is None."""
+        wanted = f"JOB_STATE_{state.name if state else 'UNSPECIFIED'}"
+        found: list[Job] = []
+        token = ""
+        while len(found) < limit:
+            request = ingest_pb2.ListJobsRequest(
+                page_size=min(limit - len(found), _LARGEST_PAGE), page_token=token, state=wanted
+            )
+            answer = await self._gateway.call("ListJobs", request)
+            found += map(self._job, answer.jobs)
+            token = answer.next_page_token
+            if not token:
+                break
+        return tuple(found)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job unless it is finished; return it as it is then.
+
+        Raises:
+            NotFound: We have no such job.
+        """
+        answer = await self._gateway.call("CancelJob", ingest_pb2.CancelJobRequest(job_id=job_id))
+        return self._job(answer.job)
+
+    async def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """Yield a job as it is now and after each change; end after it finished.
+
+        Raises:
+            NotFound: We have no such job.
+        """
+        request = ingest_pb2.WatchJobRequest(job_id=job_id)
+        failures = 0
+        while True:
+            try:
+                async with contextlib.aclosing(self._gateway.stream("WatchJob", request)) as states:
+                    async for state in states:
+                        failures = 0
+                        job = self._job(state.job)
+                        yield job
+                        if job.finished:
+                            return
+                raise Transient(f"The gateway said no more of job {job_id}.")
+            except Transient as error:
+                failures += 1
+                await self._gateway.pause(error, failures)
+
+    async def wait(self, job_id: str) -> Job:
+        """Return a job when it has finished.
+
+        Raises:
+            NotFound: We have no such job.
+        """
+        async with contextlib.aclosing(self.watch(job_id)) as states:
+            return [job async for job in states][-1]
+
+    async def fetch(self, job: Job | str) -> dict[str, bytes]:
+        """Return the files of a job's result, decrypted and verified.
+
+        Args:
+            job: The job as ``submit`` returned it, or its id. A job is also compared by its
+                upload id, which the gateway cannot choose.
+
+        Raises:
+            NotFound: There is no result, or its key is not in our keyring.
+            Rejected: The result is damaged, or another job's.
+        """
+        return await self._gateway.tried(lambda: self._fetch_once(job))
+
+    async def _recipient(self) -> PublicKey:
+        answer = await self._gateway.call(
+            "ListRecipientKeys", ingest_pb2.ListRecipientKeysRequest()
+        )
+        trusted = self._settings.trusted_worker_keys
+        for key in answer.keys:
+            if not trusted or key.key_id in trusted:
+                return PublicKey(key.key_id, key.public_keyset, key.created_at.ToDatetime(UTC))
+        if trusted:
+            raise AccessDenied("The gateway names none of the worker keys that we trust.")
+        raise Transient("The gateway has no worker key to encrypt for yet.")
+
+    async def _fetch_once(self, job: Job | str) -> dict[str, bytes]:
+        job_id = job if isinstance(job, str) else job.id
+        parts = self._gateway.stream(
+            "FetchResult",
+            ingest_pb2.FetchResultRequest(job_id=job_id),
+            self._settings.stall_timeout_s,
+        )
+        async with contextlib.aclosing(parts):
+            header = (await anext(parts)).header
+            self._check_ids(header, job)
+            plaintext = await open_result(
+                header,
+                (part.chunk async for part in parts),
+                self._keyring,
+                max_bytes=self._settings.max_result_bytes,
+            )
+        return dict(read_bundle(plaintext, BundleLimits()))
+
+    def _check_ids(self, header: ingest_pb2.ResultHeader, job: Job | str) -> None:
+        job_id = job if isinstance(job, str) else job.id
+        upload_id = header.upload_id if isinstance(job, str) else job.upload_id
+        expected = (self._settings.tenant, job_id, upload_id)
+        if (header.tenant, header.job_id, header.upload_id) != expected:
+            raise Rejected(
+                RefusalCode.BAD_ENVELOPE, f"The result that came is not that of job {job_id}."
+            )
+
+    def _job(self, status: ingest_pb2.JobStatus) -> Job:
+        return from_status(status, self._settings.tenant)
+
+
+async def _requests(
+    study: SealedStudy, on_progress: Progress | None
+) -> AsyncGenerator[ingest_pb2.SubmitStudyRequest, None]:
+    yield ingest_pb2.SubmitStudyRequest(header=study.header)
+    sent = 0
+    async with contextlib.aclosing(in_thread(study.chunks())) as chunks:
+        async for chunk in chunks:
+            yield ingest_pb2.SubmitStudyRequest(chunk=chunk)
+            sent += len(chunk)
+            if on_progress is not None:
+                on_progress(sent, study.header.ciphertext_bytes)

@@ -1,0 +1,115 @@
+"""A real gateway on loopback for tests: TLS, SQLite, a local store and a real queue."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.crypto.envelope import Digest
+from client.crypto.keydirectory import KeyDirectory, create_key_directory
+from client.crypto.keyring import Keyring
+from client.crypto.studies import open_study, seal_result
+from client.ingest.bundle import BundleLimits, read_bundle, result_bundle
+from client.ingest.calls import SenderSettings
+from client.ingest.gateway import Gateway, GatewaySettings, serve
+from client.ingest.sender import IngestClient
+from client.ingest.service import ServiceLimits
+from client.jobqueue.base import JobQueue
+from client.jobqueue.embedded import embedded_queue
+from client.jobqueue.streams import StreamsQueue
+from client.jobs import Job
+from client.proto import ingest_pb2
+from client.storage.ledger import Ledger
+from client.storage.objects import LocalObjectStore, ObjectStore, result_key
+from client.storage.records import JobResult
+
+__all__ = ("TENANT", "GatewayUnderTest", "running_gateway")
+
+TENANT = "radiology"
+_MAX_BYTES = 1 << 28
+
+
+@dataclass
+class GatewayUnderTest:
+    """A serving gateway and everything behind it."""
+
+    gateway: Gateway
+    keys: KeyDirectory
+    store: ObjectStore
+    store_root: Path
+    ledger: Ledger
+    queue: JobQueue
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.gateway.port}"
+
+    def sender_settings(self, tenant: str = TENANT) -> SenderSettings:
+        return SenderSettings(
+            address=self.address,
+            tenant=tenant,
+            tls=self.keys.sender_tls(tenant),
+            result_keys=self.keys.result_keys(tenant),
+            attempts=3,
+            backoff_s=0.05,
+        )
+
+    @contextlib.asynccontextmanager
+    async def sender(self, tenant: str = TENANT) -> AsyncIterator[IngestClient]:
+        async with IngestClient(self.sender_settings(tenant)) as client:
+            yield client
+
+    def stored_files(self) -> list[Path]:
+        return [path for path in self.store_root.rglob("*") if path.is_file()]
+
+    async def work_once(self, results: Mapping[str, bytes]) -> tuple[Job, list[bytes]]:
+        """Do what a worker does with the next job; return it and the files that came."""
+        entry = await self.queue.take(5)
+        assert entry is not None
+        job = await self.ledger.claim(entry.job_id, "test", 30)
+        header = ingest_pb2.StudyHeader.FromString(job.header)
+        keyring = Keyring(self.keys.worker_keys)
+        study = await open_study(
+            header, self.store.get(job.object_key), keyring, max_bytes=_MAX_BYTES
+        )
+        files = [content for _, content in read_bundle(study, BundleLimits())]
+        await self.ledger.heartbeat(job, "infer", 0.5, 30)
+        bundle = result_bundle(results)
+        sealed = seal_result(header, job.id, bundle.chunks(), Digest.of(bundle.chunks()))
+
+        async def ciphertext() -> AsyncIterator[bytes]:
+            for chunk in sealed.chunks:
+                yield chunk
+
+        stored = await self.store.put(result_key(job.id, job.attempt), ciphertext())
+        done = await self.ledger.finish(job, JobResult(stored, sealed.header.SerializeToString()))
+        await self.queue.ack(entry)
+        return done, files
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(
+    folder: Path, limits: ServiceLimits | None = None, *, health: bool = False
+) -> AsyncIterator[GatewayUnderTest]:
+    """Serve on a free port while the context lasts."""
+    keys = KeyDirectory(folder / "keys")
+    create_key_directory(keys.root, TENANT)
+    store = LocalObjectStore(folder / "objects")
+    settings = GatewaySettings(
+        listen="127.0.0.1:0",
+        tls=keys.gateway_tls,
+        worker_keys=keys.worker_keys,
+        health_listen="127.0.0.1:0" if health else "",
+        limits=limits or ServiceLimits(watch_interval_s=0.02),
+        ready_interval_s=0.1,
+        grace_s=1.0,
+    )
+    async with (
+        embedded_queue(folder / "q") as url,
+        StreamsQueue(url, "test") as queue,
+        Ledger(f"sqlite+aiosqlite:///{folder / 'ledger.sqlite'}") as ledger,
+        serve(settings, store, ledger, queue) as gateway,
+    ):
+        yield GatewayUnderTest(gateway, keys, store, folder / "objects", ledger, queue)
