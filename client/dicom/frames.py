@@ -105,6 +105,12 @@ def read_frames(instance: Instance, frames: int) -> list[Frame]:
 
 
 def _classic(dataset: Dataset) -> Frame:
+    if "MOSAIC" in text(dataset, "ImageType").upper().split("\\"):
+        raise Rejected(
+            RefusalCode.NO_GEOMETRY,
+            "One slice per image was expected, but these are mosaics that tile a whole volume in "
+            "one picture; send them as enhanced multi-frame or as single slices.",
+        )
     labels = ((name_of(keyword), text(dataset, keyword)) for keyword in INSTANCE_LABELS)
     return Frame(
         number=None,

@@ -28,14 +28,14 @@ class ReadLimits:
         max_file_bytes: One file, and what a deflated file may inflate to.
         max_side: Rows, and columns, of an image.
         max_frames: Slices of one series, and frames of one instance.
-        max_pixel_bytes: Decoded pixel data of the whole study.
+        max_pixel_bytes: Decoded pixel data of the whole study; reading takes about twice as much.
     """
 
     max_files: int = 20_000
     max_file_bytes: int = 2 << 30
     max_side: int = 8192
     max_frames: int = 8192
-    max_pixel_bytes: int = 4 << 30
+    max_pixel_bytes: int = 2 << 30
 
 
 @dataclass(frozen=True)

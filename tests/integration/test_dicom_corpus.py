@@ -98,6 +98,19 @@ def test_sign_mismatch_of_jpeg_2000_is_corrected() -> None:
     assert (series.stored.min(), series.stored.max()) == (-2000, 1896)
 
 
+def test_a_codestream_that_no_decoder_reads() -> None:
+    """JPEG-lossy.dcm is such a file; it gets the geometry that it lacks to come that far."""
+    instance = dcmread(BytesIO(sample("JPEG-lossy.dcm").files()[0][1]))
+    instance.FrameOfReferenceUID, instance.SliceThickness = "1.2.3", "1"
+    instance.ImagePositionPatient = ["0", "0", "0"]
+    instance.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    stream = BytesIO()
+    instance.save_as(stream)
+    refusal = read_study([("x", stream.getvalue())], ReadLimits()).refusals[0]
+    assert refusal.code == "UNDECODABLE"
+    assert "JPEG Extended" in refusal.reason
+
+
 def test_a_series_of_a_directory_becomes_one_volume() -> None:
     series = read_study(sample("98892003/MR700/*").files(), ReadLimits())
     slices = sum(len(one.stored) for one in series.series)

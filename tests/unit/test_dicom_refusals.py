@@ -184,6 +184,13 @@ def test_missing_geometry(keyword: str) -> None:
     assert "Frame of Reference UID" in refusal.reason
 
 
+def test_mosaics_hold_many_slices_in_one_picture() -> None:
+    mosaic = setting("ImageType", ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "ND", "MOSAIC"])
+    refusal = refused(classic_files(RECIPE, mosaic))
+    assert refusal.code == "NO_GEOMETRY"
+    assert "mosaics" in refusal.reason
+
+
 def test_cine_without_positions() -> None:
     def as_cine(instance: Dataset, _: int) -> None:
         instance.NumberOfFrames, instance.Rows = 2, 2
