@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +18,8 @@ from client.cli.console import Output, run_async
 from client.cli.job_commands import connect, find_files, follow, save_result, send
 from client.errors import ConfigurationError, RefusalCode, Rejected
 from client.jobs import JobState
-from client.settings import Settings, load_settings
-from client.stack import control
+from client.settings import Settings
+from client.stack.scratch import scratch_stack
 from preprocess.spec import find_model_specs
 
 __all__ = ("demo",)
@@ -55,41 +53,27 @@ def demo(
     if study is None:
         files = [path for path in files if path.suffix == ".dcm"]
     began = time.monotonic()
-    with _scratch_settings() as settings:
-        with _stack(settings, output.console) as start_s:
-            run = run_async(_send_and_fetch(settings, files, output.console))
-        run.seconds["start the stack"] = start_s
+    with _stack(output.console) as (settings, start_s):
+        run = run_async(_send_and_fetch(settings, files, output.console))
+    run.seconds["start the stack"] = start_s
     written = _write_outputs(run, files, settings, out)
     _show(output, run, written, time.monotonic() - began)
 
 
 @contextlib.contextmanager
-def _scratch_settings() -> Iterator[Settings]:
-    home = Path(tempfile.mkdtemp(prefix="hounsfield-demo-"))
-    try:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            gateway = f"127.0.0.1:{probe.getsockname()[1]}"
-        base = load_settings()
-        blank = replace(
-            base, home=str(home), keys="", ledger_url="", store_url="", queue_url="", triton_url=""
-        )
-        yield replace(blank, gateway=gateway).resolved()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _stack(settings: Settings, console: Console) -> Iterator[float]:
+def _stack(console: Console) -> Iterator[tuple[Settings, float]]:
     began = time.monotonic()
-    try:
+    with (
+        tempfile.TemporaryDirectory(prefix="hounsfield-demo-") as home,
+        contextlib.ExitStack() as running,
+    ):
         with console.status("Starting queue, Triton, gateway and worker …"):
-            control.start(settings, lambda _: None, with_parent=True)
-        console.print(f"The stack is up after {time.monotonic() - began:.1f} s.")
-        yield time.monotonic() - began
-    finally:
+            settings = running.enter_context(scratch_stack(Path(home)))
+        start_s = time.monotonic() - began
+        console.print(f"The stack is up after {start_s:.1f} s.")
+        yield settings, start_s
         with console.status("Stopping everything …"):
-            control.stop(settings)
+            running.close()
 
 
 async def _send_and_fetch(settings: Settings, files: list[Path], console: Console) -> _Run:

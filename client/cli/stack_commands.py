@@ -37,7 +37,10 @@ def up(
         run_local_stack(settings)
         return
     with output.console.status("Starting …") as spinner:
-        services = control.start(settings, lambda now: spinner.update(_summary(now)))
+        supervisor = control.launch(settings)
+        services = control.until_ready(
+            settings, supervisor, lambda now: spinner.update(_summary(now))
+        )
     _show(output, services)
     output.say(f"Send a study:  hounsfield submit PATH --wait    (home: {settings.home})")
 

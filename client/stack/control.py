@@ -16,7 +16,7 @@ from client.errors import ConfigurationError, Transient
 from client.settings import Settings
 from client.stack.supervisor import ServiceStatus, lock_is_held, read_status
 
-__all__ = ("log_directory", "run_directory", "start", "status", "stop")
+__all__ = ("launch", "log_directory", "run_directory", "status", "stop", "until_ready")
 
 _POLL_S = 0.1
 
@@ -31,22 +31,15 @@ def log_directory(settings: Settings) -> Path:
     return Path(settings.home) / "logs"
 
 
-def start(
-    settings: Settings,
-    on_status: Callable[[tuple[ServiceStatus, ...]], None],
-    timeout_s: float = 120.0,
-    with_parent: bool = False,
-) -> tuple[ServiceStatus, ...]:
-    """Start the stack in the background and return once every service is ready.
+def launch(settings: Settings, with_parent: bool = False) -> subprocess.Popen[bytes]:
+    """Start the supervisor in the background; it outlives this process unless told otherwise.
 
     Args:
         settings: What to start.
-        on_status: Called whenever the state of a service changed.
-        timeout_s: Seconds until everything must be ready.
         with_parent: End the stack when this process ends, however it ends.
 
     Raises:
-        ConfigurationError: A stack already runs in this home, or a service did not start.
+        ConfigurationError: A stack already runs in this home.
     """
     if lock_is_held(run_directory(settings)):
         raise ConfigurationError(
@@ -56,8 +49,8 @@ def start(
     logs = log_directory(settings)
     logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "client.stack.local"]
-    with (logs / "supervisor.log").open("wb") as log:
-        supervisor = subprocess.Popen(
+    with _log_of_supervisor(settings).open("wb") as log:
+        return subprocess.Popen(
             [*argv, "--with-parent"] if with_parent else argv,
             env={**os.environ, **settings.environment()},
             stdin=subprocess.DEVNULL,
@@ -65,11 +58,30 @@ def start(
             stderr=log,
             start_new_session=True,
         )
+
+
+def until_ready(
+    settings: Settings,
+    supervisor: subprocess.Popen[bytes],
+    on_status: Callable[[tuple[ServiceStatus, ...]], None],
+    timeout_s: float = 120.0,
+) -> tuple[ServiceStatus, ...]:
+    """Return once every service is ready; stop everything if that takes too long.
+
+    Args:
+        settings: What was launched.
+        supervisor: As ``launch`` returned it.
+        on_status: Called whenever the state of a service changed.
+        timeout_s: Seconds until everything must be ready.
+
+    Raises:
+        ConfigurationError: A service did not start; the end of its log is in the message.
+    """
     deadline = time.monotonic() + timeout_s
     seen: tuple[ServiceStatus, ...] = ()
     while time.monotonic() < deadline:
         if supervisor.poll() is not None:
-            raise ConfigurationError((logs / "supervisor.log").read_text().strip())
+            raise ConfigurationError(_log_of_supervisor(settings).read_text().strip())
         now = status(settings)
         if now != seen:
             on_status(now)
@@ -79,8 +91,13 @@ def start(
         time.sleep(_POLL_S)
     stop(settings)
     raise ConfigurationError(
-        f"The stack was expected to be ready within {timeout_s:g} s; see the logs in {logs}."
+        f"The stack was expected to be ready within {timeout_s:g} s; see the logs in "
+        f"{log_directory(settings)}."
     )
+
+
+def _log_of_supervisor(settings: Settings) -> Path:
+    return log_directory(settings) / "supervisor.log"
 
 
 def status(settings: Settings) -> tuple[ServiceStatus, ...]:
