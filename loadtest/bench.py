@@ -27,6 +27,7 @@ from rich.progress import Progress
 
 from client.cli.console import report_error
 from client.errors import ClientError
+from client.stack.scratch import scratch_stack
 from client.triton.embedded import EmbeddedTriton
 from client.triton.inference import ModelIdentity, TritonModel, TritonModelSettings
 from client.triton.server import TritonSettings
@@ -38,7 +39,6 @@ from loadtest.journey import WholeWay
 from loadtest.machine import describe_machine
 from loadtest.material import Material, load_material
 from loadtest.report import SCHEMA, Measurement, Report, Round, Workload, spans, write_report
-from loadtest.stack import local_stack
 from loadtest.summary import LOADS, Load, summarise
 from loadtest.tables import rich_table, stage_table, summary_table
 from loadtest.ways import Way
@@ -63,12 +63,15 @@ class Options:
         command: How this run was asked for.
     """
 
-    rounds: int = 3
+    rounds: int = 9
     slices: int | None = None
     slices_alone: int = 48
     sample: Path = ROOT / "samples" / "colin27_mr"
     repository: Path = ROOT / "model_repository"
     command: str = ""
+
+
+QUICK = Options(rounds=3, slices=96)
 
 
 async def run_bench(options: Options, progress: Progress) -> Report:
@@ -85,7 +88,9 @@ async def run_bench(options: Options, progress: Progress) -> Report:
     alone = min(options.slices_alone, material.slices)
     async with contextlib.AsyncExitStack() as owned:
         home = Path(owned.enter_context(TemporaryDirectory(prefix="hounsfield-bench-")))
-        stack = owned.enter_context(local_stack(home / "stack", options.repository))
+        settings = owned.enter_context(
+            scratch_stack(home / "stack", model_repository=str(options.repository))
+        )
         server = await owned.enter_async_context(
             EmbeddedTriton(TritonSettings(options.repository, (MODEL,)), home / "triton.log")
         )
@@ -96,7 +101,7 @@ async def run_bench(options: Options, progress: Progress) -> Report:
         network = options.repository / f"{MODEL}_net" / identity.version / "model.onnx"
         raw = RawEngine(network, material.images, alone)
         ensemble = Ensemble(model, server.pid, material, alone)
-        whole = await owned.enter_async_context(WholeWay(stack, material))
+        whole = await owned.enter_async_context(WholeWay(settings, material))
         rounds = await _measure_all((raw, ensemble, whole), options.rounds, progress)
         agreement = compare(material, raw.masks, ensemble.masks, whole.segmentation)
     return Report(
@@ -169,20 +174,24 @@ def _workload(material: Material, identity: ModelIdentity, sample: Path) -> Work
 
 def _bench(
     quick: Annotated[
-        bool, typer.Option("--quick", help="3 rounds; else 9. Two to three minutes on two cores.")
+        bool,
+        typer.Option("--quick", help="3 rounds of 96 slices, two to three minutes on two cores."),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report to this JSON file.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds to measure.")] = None,
     slices: Annotated[
-        int | None, typer.Option(min=1, help="Slices from the middle of the sample, else all.")
+        int | None, typer.Option(min=1, help="Slices from the middle of the sample.")
     ] = None,
     sample: Annotated[Path, typer.Option(help="Folder of one DICOM series.")] = Options.sample,
 ) -> None:
-    """Measure raw engine, ensemble and whole way in one interleaved run, as ratios."""
+    """Measure raw engine, ensemble and whole way in one interleaved run, as ratios.
+
+    Without --quick: 9 rounds of all slices.
+    """
     console = Console(highlight=False)
     options = Options(
-        rounds=rounds or (3 if quick else 9),
-        slices=slices,
+        rounds=rounds or (QUICK if quick else Options()).rounds,
+        slices=slices or (QUICK if quick else Options()).slices,
         sample=sample,
         command=shlex.join(["python", "-m", "loadtest.bench", *sys.argv[1:]]),
     )

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import psutil
 
 from client.triton.inference import TritonModel
 from loadtest.material import Material
+from loadtest.processes import triton_processes
 from loadtest.ways import Work
 
-__all__ = ("Ensemble", "triton_processes")
+__all__ = ("Ensemble",)
 
 
 class Ensemble:
@@ -63,15 +63,3 @@ class Ensemble:
             masks = await self._model.segment(self._material.plan, stored[index : index + 1])
             latencies.append(time.perf_counter() - began)
             self.masks[index] = masks[0]
-
-
-def triton_processes(server_pid: int) -> dict[str, int]:
-    """The server and the processes of its Python models, by the models' names."""
-    found = {"triton server": server_pid}
-    for child in psutil.Process(server_pid).children(recursive=True):
-        found |= {
-            path.split("/")[-3]: child.pid
-            for path in child.cmdline()[1:2]
-            if path.endswith("/model.py")
-        }
-    return found

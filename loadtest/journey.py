@@ -19,8 +19,9 @@ from client.crypto.keydirectory import KeyDirectory
 from client.errors import Transient
 from client.ingest.sender import IngestClient, SenderSettings
 from client.jobs import JobState
+from client.settings import Settings
 from loadtest.material import Material
-from loadtest.stack import LocalStack
+from loadtest.processes import stack_processes
 from loadtest.ways import Work
 
 __all__ = ("WholeWay",)
@@ -30,16 +31,15 @@ class WholeWay:
     """Sends the same study again and again; an async context manager that owns its connection.
 
     Args:
-        stack: Where to.
+        settings: Of the running stack.
         material: The study.
     """
 
     name = "whole way"
 
-    def __init__(self, stack: LocalStack, material: Material) -> None:
-        settings = stack.settings
+    def __init__(self, settings: Settings, material: Material) -> None:
         keys = KeyDirectory(Path(settings.keys))
-        self._stack = stack
+        self._settings = settings
         self._material = material
         self._client = IngestClient(
             SenderSettings(
@@ -66,7 +66,7 @@ class WholeWay:
 
     def processes(self) -> Mapping[str, int]:
         """This process as the sender, and the whole stack."""
-        return {"client": os.getpid(), **self._stack.processes()}
+        return {"client": os.getpid(), **stack_processes(self._settings)}
 
     async def run(self, in_flight: int) -> Work:
         """See ``Way.run``.

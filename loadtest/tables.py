@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loadtest.report import Report
@@ -21,10 +22,10 @@ def summary_table(rows: Iterable[Row]) -> Lines:
         "in flight",
         "slices/s",
         "÷ raw",
-        "CPU ms per slice",
-        "raw CPU ÷ ours",
+        "CPU ms",
+        "efficiency",
         "p50",
-        "others' share",
+        "others",
     )
     return [head, *(_line(row) for row in rows)]
 
@@ -68,9 +69,9 @@ def stage_table(report: Report) -> Lines:
 
 def rich_table(lines: Lines, title: str) -> Table:
     """A table for a terminal."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, heading in enumerate(lines[0]):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     for line in lines[1:]:
         table.add_row(*line)
     return table
