@@ -5,10 +5,16 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from collections.abc import Sequence
 
-__all__ = ("die_with_parent",)
+__all__ = ("die_with_parent", "tied_command")
 
 _PR_SET_PDEATHSIG = 1
+_TIE = (
+    "import ctypes, os, sys; "
+    f"ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 def die_with_parent() -> None:
@@ -19,3 +25,17 @@ def die_with_parent() -> None:
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def tied_command(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return a command that becomes ``argv`` after it has tied itself to its parent.
+
+    For parents that use gRPC: a ``preexec_fn`` would make them fork, and a fork with gRPC's
+    threads running can break its connections.
+
+    Args:
+        argv: Absolute path of the program, and its arguments.
+    """
+    if not sys.platform.startswith("linux"):
+        return tuple(argv)
+    return (sys.executable, "-I", "-S", "-c", _TIE, *argv)

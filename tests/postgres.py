@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.process import die_with_parent
+from client.process import tied_command
 
 __all__ = ("find_initdb", "postgres_url")
 
@@ -41,30 +42,31 @@ def postgres_url() -> Iterator[str | None]:
         account = _unprivileged_account()
         if account is not None:
             os.chown(folder, account, -1)
-        # Durability is not what these tests ask of PostgreSQL.
-        subprocess.run(
-            [initdb, "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            user=account,
-            cwd=folder,
-        )
+        options = ["-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        made = _command(account, str(initdb), "-D", str(data), *options)
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         port = _free_port()
-        arguments = [f"-p{port}", f"-k{folder}", "-hlocalhost", "-F", "-cmax_connections=40"]
+        # Durability is not what these tests ask of PostgreSQL, so -F.
+        options = [f"-p{port}", f"-k{folder}", "-hlocalhost", "-F", "-cmax_connections=40"]
         server = subprocess.Popen(
-            [initdb.with_name("postgres"), "-D", data, *arguments],
+            _command(account, str(initdb.with_name("postgres")), "-D", str(data), *options),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            user=account,
             cwd=folder,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread runs yet
         )
         try:
             _wait_until_ready(initdb.with_name("pg_isready"), port)
             yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # fast shutdown: waits for no client
             server.wait()
+
+
+def _command(account: int | None, *argv: str) -> Sequence[str]:
+    """Return a command that dies with this process, and runs as another user when one is given."""
+    if account is None:
+        return tied_command(argv)
+    return ("setpriv", f"--reuid={account}", "--clear-groups", "--pdeathsig=KILL", *argv)
 
 
 def _unprivileged_account() -> int | None:

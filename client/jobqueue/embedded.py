@@ -18,7 +18,7 @@ from redis import exceptions as redis_errors
 
 from client.crypto.privatefiles import make_private_directory
 from client.errors import ConfigurationError
-from client.process import die_with_parent
+from client.process import tied_command
 
 __all__ = (
     "embedded_queue",
@@ -119,10 +119,9 @@ async def embedded_queue(directory: Path) -> AsyncIterator[str]:
         ConfigurationError: It cannot be started.
     """
     server = await asyncio.create_subprocess_exec(
-        *valkey_command(directory),
+        *tied_command(valkey_command(directory)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
-        preexec_fn=die_with_parent,
     )
     try:
         url = embedded_queue_url(directory)

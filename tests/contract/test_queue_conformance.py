@@ -27,7 +27,7 @@ from client.jobqueue.keys import GROUP, STREAMS
 from client.jobqueue.memory import MemoryQueue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Priority
-from client.process import die_with_parent
+from client.process import tied_command
 
 pytestmark = pytest.mark.contract
 
@@ -38,9 +38,7 @@ STAT, ROUTINE = PRIORITY_ORDER
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("valkey")
     with subprocess.Popen(
-        valkey_command(folder),
-        stdout=subprocess.DEVNULL,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread runs yet
+        tied_command(valkey_command(folder)), stdout=subprocess.DEVNULL
     ) as process:
         url = embedded_queue_url(folder)
         try:
@@ -266,9 +264,7 @@ async def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
     put: set[str] = set()
     for round_number in range(3):
         server = await asyncio.create_subprocess_exec(
-            *valkey_command(tmp_path),
-            stdout=asyncio.subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
+            *tied_command(valkey_command(tmp_path)), stdout=asyncio.subprocess.DEVNULL
         )
         try:
             url = embedded_queue_url(tmp_path)
