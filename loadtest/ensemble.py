@@ -51,9 +51,8 @@ class Ensemble:
         count = self._slices_alone if in_flight == 1 else self._material.slices
         todo = iter(range(count))
         latencies: list[float] = []
-        async with asyncio.TaskGroup() as callers:
-            for _ in range(min(in_flight, count)):
-                callers.create_task(self._call(todo, latencies))
+        callers = (self._call(todo, latencies) for _ in range(min(in_flight, count)))
+        await asyncio.gather(*callers)
         return Work(count, tuple(latencies))
 
     async def _call(self, todo: Iterator[int], latencies: list[float]) -> None:

@@ -74,9 +74,7 @@ class WholeWay:
         Raises:
             Transient: A study did not end well.
         """
-        async with asyncio.TaskGroup() as senders:
-            tasks = [senders.create_task(self._one_study()) for _ in range(in_flight)]
-        stages = [task.result() for task in tasks]
+        stages = await asyncio.gather(*(self._one_study() for _ in range(in_flight)))
         return Work(
             slices=in_flight * self._material.slices,
             latencies_s=tuple(sum(each.values()) for each in stages),
