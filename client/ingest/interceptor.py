@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from client.errors import ClientError
-from client.ingest.messages import check
+from client.ingest.messages import Undecodable, check
 from client.ingest.statuses import status_of
 
 __all__ = ("IngestInterceptor",)
@@ -36,7 +37,7 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_SERVICE):
             return handler
         name = method.removeprefix(_SERVICE)
-        codecs = (handler.request_deserializer, handler.response_serializer)
+        codecs = (_forgiving(handler.request_deserializer), handler.response_serializer)
         if handler.request_streaming:
             wrapped = _answers_once(handler.stream_unary, name, checked=False)
             return grpc.stream_unary_rpc_method_handler(wrapped, *codecs)
@@ -45,6 +46,16 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(wrapped, *codecs)
         wrapped = _answers_once(handler.unary_unary, name, checked=True)
         return grpc.unary_unary_rpc_method_handler(wrapped, *codecs)
+
+
+def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse_or_mark(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError:
+            return Undecodable()
+
+    return parse_or_mark
 
 
 def _answers_once(behaviour: Any, name: str, *, checked: bool) -> Any:

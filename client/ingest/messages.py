@@ -12,15 +12,29 @@ from client.errors import RefusalCode, Rejected
 from client.jobs import Job, JobState, Priority
 from client.proto import ingest_pb2
 
-__all__ = ("check", "from_status", "priority_of", "state_of", "timestamp", "to_status")
+__all__ = (
+    "Undecodable",
+    "check",
+    "from_status",
+    "priority_of",
+    "state_of",
+    "timestamp",
+    "to_status",
+)
 
 
-def check(message: Message) -> None:
+class Undecodable:
+    """Stands in for bytes that are no message, so that they are refused like any other fault."""
+
+
+def check(message: Message | Undecodable) -> None:
     """Hold a message to the rules that the proto file declares.
 
     Raises:
         Rejected: INVALID_REQUEST; names each field and its rule, never its value.
     """
+    if isinstance(message, Undecodable):
+        raise Rejected(RefusalCode.INVALID_REQUEST, "Expected a message of the protocol.")
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from client.errors import Transient
+from client.errors import ClientError
 from client.jobqueue.base import JobQueue
 from client.jobs import Job
 from client.storage.ledger import Ledger
@@ -77,7 +77,7 @@ class Reconciler:
                 if loop.time() >= next_sweep:
                     next_sweep = loop.time() + self._settings.sweep_interval_s
                     await self.sweep()
-            except Transient as error:
+            except ClientError as error:
                 _LOG.warning("Reconciling waits: %s", error)
             await asyncio.sleep(self._settings.interval_s)
 
