@@ -30,6 +30,7 @@ REFUSAL_CODE_KEY = "refusal-code"
 """Trailing metadata of INVALID_ARGUMENT: a stable code of ``RefusalCode``."""
 
 _DEFAULT_RETRY_S = 1.0
+_LONGEST_RETRY_S = 300.0
 _INTERNAL = "The gateway failed on this request; its log says why."
 
 # The first row that fits counts, so a subclass stands above its base.
@@ -94,9 +95,10 @@ def error_of(error: grpc.aio.AioRpcError) -> ClientError:
 
 def _seconds(value: str | bytes | None) -> float:
     try:
-        return max(0.0, float(value)) if value is not None else _DEFAULT_RETRY_S
+        asked_s = float(value) if value is not None else _DEFAULT_RETRY_S
     except ValueError:
         return _DEFAULT_RETRY_S
+    return min(max(0.0, asked_s), _LONGEST_RETRY_S)
 
 
 def _refusal(value: str | bytes | None) -> RefusalCode:
