@@ -68,18 +68,12 @@ def test_a_job_crosses_the_wire_without_what_is_ours(state: JobState, priority: 
 
 
 def test_every_state_and_priority_has_a_wire_name() -> None:
-    assert {
-        name.removeprefix("JOB_STATE_") for name in ingest_pb2.JobState.DESCRIPTOR.values_by_name
-    } == {
-        "UNSPECIFIED",
-        *(state.name for state in JobState),
-    }
-    assert {
-        name.removeprefix("PRIORITY_") for name in ingest_pb2.Priority.DESCRIPTOR.values_by_name
-    } == {
-        "UNSPECIFIED",
-        *(priority.name for priority in Priority),
-    }
+    for ours, theirs, prefix in (
+        (JobState, ingest_pb2.JobState.DESCRIPTOR, "JOB_STATE_"),
+        (Priority, ingest_pb2.Priority.DESCRIPTOR, "PRIORITY_"),
+    ):
+        names = {name.removeprefix(prefix) for name in theirs.values_by_name}
+        assert names == {"UNSPECIFIED", *ours.__members__}
 
 
 def on_the_wire(status: Status) -> grpc.aio.AioRpcError:
