@@ -1,1 +1,1 @@
-"""The client tier: protocol, gateway, queue, worker, stores, ledger, crypto, DICOM, command line."""
+"""The client tier: gateway, queue, worker, stores, ledger, crypto, DICOM, command line."""
