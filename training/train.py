@@ -248,6 +248,8 @@ def main() -> None:
     trainer = Trainer.fresh(args.learning_rate)
     if args.resume:
         trainer.load(args.run / "checkpoint.pt")
+    if trainer.frozen:
+        (args.run / "whole").touch()
     _train(trainer, args)
 
 
