@@ -140,7 +140,10 @@ def _keys(settings: Settings) -> Finding:
     kinds = {key.kind for key in describe_keys(Path(settings.keys))}
     missing = sorted({"ca", "gateway", "sender", "worker", "result"} - kinds)
     return Finding(
-        "keys", not missing, f"{settings.keys}", f"hounsfield keys new (missing: {missing})"
+        "keys",
+        not missing,
+        f"{settings.keys}",
+        f"hounsfield keys new, or the first hounsfield up (missing: {', '.join(missing)})",
     )
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from client.cli.console import ExitCode, Output, bytes_progress, run_async, stage_progress
 from client.crypto.keydirectory import KeyDirectory
-from client.errors import ConfigurationError
+from client.errors import ConfigurationError, NotFound
 from client.ingest.sender import IngestClient, SenderSettings
 from client.jobs import Job, JobState, Priority
 from client.settings import Settings, load_settings
@@ -31,7 +31,12 @@ __all__ = (
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-JobArgument = Annotated[str, typer.Argument(help="The job's id, as `hounsfield jobs` shows it.")]
+JobArgument = Annotated[
+    str, typer.Argument(help="The job's id, or its first characters as `hounsfield jobs` shows it.")
+]
+_FULL_ID = 36
+_SHORT_ID = 8
+_LOOK_BACK = 500
 _EXITS = {
     JobState.REJECTED: ExitCode.REJECTED,
     JobState.FAILED: ExitCode.FAILED,
@@ -80,8 +85,7 @@ def jobs(
             return await client.list_jobs(limit=limit)
 
     rows = [_row(job) for job in run_async(work())]
-    shown = rows if as_json else [{k: v for k, v in row.items() if k in _COLUMNS} for row in rows]
-    Output(as_json).rows("Jobs", shown)
+    Output(as_json).rows("Jobs", rows if as_json else [_short(row) for row in rows])
 
 
 def show(job: JobArgument, as_json: JsonOption = False) -> None:
@@ -89,7 +93,7 @@ def show(job: JobArgument, as_json: JsonOption = False) -> None:
 
     async def work() -> Job:
         async with connect(load_settings()) as client:
-            return await client.get(job)
+            return await client.get(await _whole_id(client, job))
 
     output = Output(as_json)
     row = _row(run_async(work()))
@@ -111,7 +115,7 @@ def fetch(
 
     async def work() -> dict[str, bytes]:
         async with connect(load_settings()) as client:
-            return await client.fetch(job)
+            return await client.fetch(await _whole_id(client, job))
 
     output = Output(as_json)
     written = save_result(run_async(work()), out)
@@ -123,7 +127,7 @@ def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
 
     async def work() -> Job:
         async with connect(load_settings()) as client:
-            return await client.cancel(job)
+            return await client.cancel(await _whole_id(client, job))
 
     output = Output(as_json)
     answer = run_async(work())
@@ -207,7 +211,30 @@ def save_result(files: dict[str, bytes], folder: Path) -> list[Path]:
     return written
 
 
-_COLUMNS = ("id", "state", "priority", "attempt", "stage", "progress", "code", "created")
+async def _whole_id(client: IngestClient, start: str) -> str:
+    """Complete the first characters of a job's id.
+
+    Raises:
+        NotFound: No recent job, or more than one, begins so.
+    """
+    if len(start) >= _FULL_ID:
+        return start
+    fits = [job.id for job in await client.list_jobs(limit=_LOOK_BACK) if job.id.startswith(start)]
+    if len(fits) != 1:
+        raise NotFound(f"{len(fits) or 'No'} jobs begin with {start!r}: see `hounsfield jobs`.")
+    return fits[0]
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": row["id"][:_SHORT_ID],
+        "state": row["state"],
+        "priority": row["priority"],
+        "try": row["attempt"],
+        "stage": f"{row['stage']} {row['progress']:.0%}" if row["stage"] else "",
+        "code": row["code"],
+        "created": row["created"],
+    }
 
 
 def _row(job: Job) -> dict[str, Any]:
@@ -230,10 +257,11 @@ def _row(job: Job) -> dict[str, Any]:
 
 
 def _sentence(job: Job) -> str:
+    short = job.id[:_SHORT_ID]
     match job.state:
         case JobState.DONE:
-            return f"Job {job.id} is done. Get it:  hounsfield fetch {job.id} --out results"
+            return f"Job {short} is done. Get it:  hounsfield fetch {short} --out results"
         case JobState.REJECTED | JobState.FAILED:
-            return f"Job {job.id} {job.state}: {job.code}. {job.reason}"
+            return f"Job {short} {job.state}: {job.code}. {job.reason}"
         case _:
-            return f"Job {job.id} is {job.state}. Watch it:  hounsfield show {job.id}"
+            return f"Job {short} is {job.state}. Watch it:  hounsfield show {short}"
