@@ -11,24 +11,31 @@ number that the worker claimed. Every change is also a row in ``job_events``, ne
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, true
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from client.errors import Conflict, LeaseLost, NotFound, RefusalCode
 from client.jobs import Job, JobState
-from client.storage.database import create_tables, open_database, reading, translated
+from client.storage.jobtable import JobTable
 from client.storage.records import Backlog, JobEvent, JobPage, JobResult, NewJob
 from client.storage.schema import job_events, jobs, to_job
+from client.storage.transitions import (
+    UNFINISHED,
+    claimed,
+    ended,
+    held_by,
+    lapsed,
+    result_columns,
+    unowned,
+    waiting,
+)
 
 __all__ = ("Ledger",)
-
-_UNFINISHED = jobs.c.state.in_((JobState.QUEUED.value, JobState.RUNNING.value))
 
 
 class Ledger:
@@ -49,19 +56,13 @@ class Ledger:
         max_attempts: int = 3,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._engine = open_database(url)
-        self._reader = reading(self._engine)
+        self._table = JobTable(url, clock)
         self._max_attempts = max_attempts
         self._clock = clock
 
     async def __aenter__(self) -> Self:
         """Connect, and create the tables that are missing."""
-        try:
-            with translated():
-                await create_tables(self._engine)
-        except BaseException:
-            await self._engine.dispose()
-            raise
+        await self._table.open()
         return self
 
     async def __aexit__(
@@ -71,11 +72,11 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         """Close every connection."""
-        await self._engine.dispose()
+        await self._table.close()
 
     async def ping(self) -> None:
         """Ask the database for a sign of life."""
-        await self._fetch(select(text("1")))
+        await self._table.fetch(select(text("1")))
 
     # Senders, through the gateway.
 
@@ -106,11 +107,7 @@ class Ledger:
             "not_before": now,
         }
         with contextlib.suppress(IntegrityError):
-            async with self._writing() as connection:
-                inserted = await connection.execute(jobs.insert().values(values).returning(jobs))
-                row = inserted.one()
-                await self._record(connection, row, "submitted")
-            return to_job(row), True
+            return await self._table.insert(values, "submitted"), True
         earlier = await self.find_upload(new.tenant, new.upload_id, new.content_sha256)
         if earlier is None:
             raise Conflict(f"Job id {new.id} is taken.")
@@ -123,7 +120,7 @@ class Ledger:
             Conflict: It was of other content.
         """
         where = and_(jobs.c.tenant == tenant, jobs.c.upload_id == upload_id)
-        rows = await self._fetch(select(jobs).where(where))
+        rows = await self._table.fetch(select(jobs).where(where))
         if not rows:
             return None
         if rows[0].content_sha256 != content_sha256:
@@ -145,7 +142,7 @@ class Ledger:
         where = jobs.c.id == job_id
         if tenant is not None:
             where = and_(where, jobs.c.tenant == tenant)
-        rows = await self._fetch(select(jobs).where(where))
+        rows = await self._table.fetch(select(jobs).where(where))
         if not rows:
             raise NotFound(f"No job {job_id}.")
         return to_job(rows[0])
@@ -177,7 +174,7 @@ class Ledger:
             same_moment = and_(jobs.c.created_at == last.created_at, jobs.c.id < last.id)
             query = query.where(or_(jobs.c.created_at < last.created_at, same_moment))
         query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(page_size + 1)
-        found = [to_job(row) for row in await self._fetch(query)]
+        found = [to_job(row) for row in await self._table.fetch(query)]
         more = len(found) > page_size
         return JobPage(tuple(found[:page_size]), found[page_size - 1].id if more else "")
 
@@ -189,27 +186,27 @@ class Ledger:
         Raises:
             NotFound: No such job, or another tenant's.
         """
-        where = and_(jobs.c.id == job_id, jobs.c.tenant == tenant, _UNFINISHED)
-        change = self._ended(JobState.CANCELLED)
-        cancelled = await self._change(where, change, "cancelled")
+        where = and_(jobs.c.id == job_id, jobs.c.tenant == tenant, UNFINISHED)
+        change = ended(JobState.CANCELLED)
+        cancelled = await self._table.change(where, change, "cancelled")
         return cancelled[0] if cancelled else await self.get(job_id, tenant)
 
     async def backlog(self) -> Backlog:
         """Return how much unfinished work there is, of all tenants."""
         total = func.coalesce(func.sum(jobs.c.object_bytes), 0)
         query = select(func.count().label("waiting"), total.label("held"))
-        row = (await self._fetch(query.where(_UNFINISHED)))[0]
+        row = (await self._table.fetch(query.where(UNFINISHED)))[0]
         return Backlog(row.waiting, int(row.held))
 
     async def counts(self) -> dict[JobState, int]:
         """Return the number of jobs in each state that occurs."""
         query = select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
-        return {JobState(row.state): row.number for row in await self._fetch(query)}
+        return {JobState(row.state): row.number for row in await self._table.fetch(query)}
 
     async def events(self, job_id: str) -> tuple[JobEvent, ...]:
         """Return a job's history, oldest first."""
         query = select(job_events).where(job_events.c.job_id == job_id)
-        rows = await self._fetch(query.order_by(job_events.c.number))
+        rows = await self._table.fetch(query.order_by(job_events.c.number))
         return tuple(
             JobEvent(r.at, r.event, JobState(r.state), r.attempt, r.code, r.detail) for r in rows
         )
@@ -230,22 +227,14 @@ class Ledger:
             NotFound: No such job.
         """
         now = self._clock()
-        change = {
-            "state": JobState.RUNNING.value,
-            "attempt": jobs.c.attempt + 1,
-            "tries": jobs.c.tries + 1,
-            "owner": owner,
-            "stage": "",
-            "progress": 0.0,
-            "lease_expires_at": now + timedelta(seconds=lease_s),
-        }
+        change = claimed(owner, now + timedelta(seconds=lease_s))
         where = and_(jobs.c.id == job_id, self._claimable(now))
-        claimed = await self._change(where, change, "claimed", owner)
-        if not claimed:
+        taken = await self._table.change(where, change, "claimed", owner)
+        if not taken:
             await self._exhaust(jobs.c.id == job_id)
             job = await self.get(job_id)
             raise LeaseLost(f"Job {job_id} cannot be claimed now: its state is {job.state}.")
-        return claimed[0]
+        return taken[0]
 
     async def heartbeat(self, job: Job, stage: str, progress: float, lease_s: float) -> None:
         """Keep a claimed job for longer, and say how far it is.
@@ -267,7 +256,7 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours; delete the result.
         """
-        change = self._ended(JobState.DONE) | _result_columns(result) | {"progress": 1.0}
+        change = ended(JobState.DONE) | result_columns(result) | {"progress": 1.0}
         return await self._fenced(job, change, "finished")
 
     async def reject(
@@ -284,9 +273,9 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        change = self._ended(JobState.REJECTED, code, reason)
+        change = ended(JobState.REJECTED, code, reason)
         if result is not None:
-            change |= _result_columns(result)
+            change |= result_columns(result)
         return await self._fenced(job, change, "rejected")
 
     async def fail(self, job: Job, code: RefusalCode, reason: str) -> Job:
@@ -295,7 +284,7 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        return await self._fenced(job, self._ended(JobState.FAILED, code, reason), "failed")
+        return await self._fenced(job, ended(JobState.FAILED, code, reason), "failed")
 
     async def retry(self, job: Job, reason: str, delay_s: float = 0.0) -> Job:
         """Give a job back after a failure that may heal; fail it when its tries are used up.
@@ -308,7 +297,7 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        back = await self._fenced(job, self._waiting(delay_s), "retried", reason)
+        back = await self._fenced(job, waiting(self._clock(), delay_s), "retried", reason)
         failed = await self._exhaust(jobs.c.id == job.id, reason)
         return failed[0] if failed else back
 
@@ -318,7 +307,7 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        change = self._waiting(0.0) | {"tries": jobs.c.tries - 1}
+        change = waiting(self._clock(), 0.0) | {"tries": jobs.c.tries - 1}
         return await self._fenced(job, change, "released")
 
     # The reconciler.
@@ -328,119 +317,33 @@ class Ledger:
         since = self._clock() - timedelta(seconds=waiting_s)
         where = and_(self._claimable(since), jobs.c.updated_at <= since)
         query = select(jobs).where(where).order_by(jobs.c.created_at).limit(limit)
-        return tuple(to_job(row) for row in await self._fetch(query))
+        return tuple(to_job(row) for row in await self._table.fetch(query))
 
     async def exhaust(self) -> tuple[Job, ...]:
         """Fail every unowned job whose tries are used up; return those jobs."""
-        return await self._exhaust(None)
+        return await self._exhaust(true())
 
     async def known(self, job_ids: Iterable[str]) -> dict[str, Job]:
         """Return those of the jobs that exist, by id."""
-        rows = await self._fetch(select(jobs).where(jobs.c.id.in_(tuple(job_ids))))
+        rows = await self._table.fetch(select(jobs).where(jobs.c.id.in_(tuple(job_ids))))
         return {row.id: to_job(row) for row in rows}
 
     def _claimable(self, now: datetime) -> ColumnElement[bool]:
-        return and_(_unowned(now), jobs.c.tries < self._max_attempts)
+        return and_(unowned(now), jobs.c.tries < self._max_attempts)
 
     async def _exhaust(
-        self, which: ColumnElement[bool] | None, reason: str = "The worker that had it vanished."
+        self, which: ColumnElement[bool], reason: str = "The worker that had it vanished."
     ) -> tuple[Job, ...]:
-        where = and_(
-            or_(jobs.c.state == JobState.QUEUED.value, _lapsed(self._clock())),
-            jobs.c.tries >= self._max_attempts,
-        )
-        if which is not None:
-            where = and_(which, where)
+        nobody_has_it = or_(jobs.c.state == JobState.QUEUED.value, lapsed(self._clock()))
+        where = and_(which, nobody_has_it, jobs.c.tries >= self._max_attempts)
         told = f"All {self._max_attempts} attempts failed; the last one: {reason}"
-        change = self._ended(JobState.FAILED, RefusalCode.RETRIES_EXHAUSTED, told)
-        return await self._change(where, change, "failed")
-
-    def _waiting(self, delay_s: float) -> dict[str, Any]:
-        return {
-            "state": JobState.QUEUED.value,
-            "stage": "",
-            "progress": 0.0,
-            "owner": "",
-            "lease_expires_at": None,
-            "not_before": self._clock() + timedelta(seconds=delay_s),
-        }
-
-    def _ended(
-        self, state: JobState, code: RefusalCode | str = "", reason: str = ""
-    ) -> dict[str, Any]:
-        return {
-            "state": state.value,
-            "stage": "",
-            "code": str(code),
-            "reason": reason,
-            "lease_expires_at": None,
-        }
+        change = ended(JobState.FAILED, RefusalCode.RETRIES_EXHAUSTED, told)
+        return await self._table.change(where, change, "failed")
 
     async def _fenced(self, job: Job, change: dict[str, Any], event: str, detail: str = "") -> Job:
-        where = and_(
-            jobs.c.id == job.id,
-            jobs.c.attempt == job.attempt,
-            jobs.c.state == JobState.RUNNING.value,
-        )
-        changed = await self._change(where, change, event, detail)
+        changed = await self._table.change(held_by(job), change, event, detail)
         if not changed:
             raise LeaseLost(
                 f"Job {job.id} is no longer in attempt {job.attempt}: drop what was made for it."
             )
         return changed[0]
-
-    async def _change(
-        self, where: ColumnElement[bool], change: dict[str, Any], event: str, detail: str = ""
-    ) -> tuple[Job, ...]:
-        statement = update(jobs).where(where).values(change | {"updated_at": self._clock()})
-        async with self._writing() as connection:
-            rows = (await connection.execute(statement.returning(jobs))).all()
-            for row in rows:
-                if event:
-                    await self._record(connection, row, event, detail)
-        return tuple(to_job(row) for row in rows)
-
-    async def _record(
-        self, connection: AsyncConnection, row: Row[Any], event: str, detail: str = ""
-    ) -> None:
-        entry = {
-            "job_id": row.id,
-            "at": row.updated_at,
-            "event": event,
-            "state": row.state,
-            "attempt": row.attempt,
-            "code": row.code,
-            "detail": detail or row.reason,
-        }
-        await connection.execute(job_events.insert().values(entry))
-
-    async def _fetch(self, query: Select[Any]) -> list[Row[Any]]:
-        with translated():
-            async with self._reader.connect() as connection:
-                return list((await connection.execute(query)).all())
-
-    @contextlib.asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        with translated():
-            async with self._engine.begin() as connection:
-                yield connection
-
-
-def _unowned(now: datetime) -> ColumnElement[bool]:
-    return or_(
-        and_(jobs.c.state == JobState.QUEUED.value, jobs.c.not_before <= now),
-        _lapsed(now),
-    )
-
-
-def _lapsed(now: datetime) -> ColumnElement[bool]:
-    return and_(jobs.c.state == JobState.RUNNING.value, jobs.c.lease_expires_at <= now)
-
-
-def _result_columns(result: JobResult) -> dict[str, Any]:
-    return {
-        "result_key": result.stored.key,
-        "result_bytes": result.stored.length,
-        "result_sha256": result.stored.sha256,
-        "result_header": result.header,
-    }

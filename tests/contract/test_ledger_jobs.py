@@ -367,7 +367,7 @@ async def test_the_sqlite_file_is_private_and_set_to_keep_what_it_acknowledged(
     path = tmp_path / "state" / "ledger.sqlite"
     async with Ledger(f"sqlite+aiosqlite:///{path}") as ledger:
         assert path.stat().st_mode & 0o777 == 0o600
-        async with ledger._engine.connect() as connection:
+        async with ledger._table._engine.connect() as connection:
             values = {
                 name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
                 for name in ("synchronous", "foreign_keys", "journal_mode", "busy_timeout")
