@@ -51,9 +51,12 @@ async def _run(settings: Settings) -> None:
 
 
 async def _watch(watchdog: Watchdog, supervisor: Supervisor) -> None:
-    """Watch Triton's models from the moment the server is ready."""
+    """Watch Triton's models from the moment the server is ready until everything stops."""
     await supervisor.until_ready("triton")
-    await watchdog.run()
+    watching = asyncio.create_task(watchdog.run())
+    await supervisor.until_stopping()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 def main() -> int:

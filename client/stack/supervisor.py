@@ -108,6 +108,10 @@ class Supervisor:
         """Return once a service is ready for the first time."""
         await self._ready[name].wait()
 
+    async def until_stopping(self) -> None:
+        """Return once it was told to stop, or had to."""
+        await self._stopping.wait()
+
     @contextlib.asynccontextmanager
     async def _keepers(self) -> AsyncIterator[None]:
         keepers: list[asyncio.Task[None]] = []
