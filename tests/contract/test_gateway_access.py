@@ -22,6 +22,7 @@ from client.errors import AccessDenied, ClientError, ConfigurationError, NotFoun
 from client.ingest import interceptor
 from client.ingest.gateway import GatewaySettings, serve
 from client.ingest.sender import IngestClient
+from client.jobs import JobState
 from client.proto import ingest_pb2
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 
@@ -269,18 +270,31 @@ async def test_a_taken_port_and_a_wrong_certificate_are_told(
         await serve(replace(settings, tls=missing), *behind).__aenter__()
 
 
-async def test_a_stopping_gateway_lets_running_calls_end(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as gateway, gateway.sender() as client:
+async def test_a_stopping_gateway_lets_running_calls_end(
+    gateway: GatewayUnderTest, tmp_path: Path
+) -> None:
+    settings = GatewaySettings(
+        listen="127.0.0.1:0",
+        tls=gateway.keys.gateway_tls,
+        worker_keys=gateway.keys.worker_keys,
+        grace_s=20,
+    )
+    serving = serve(settings, gateway.store, gateway.ledger, gateway.queue)
+    second = await serving.__aenter__()
+    address = replace(gateway.sender_settings(), address=f"localhost:{second.port}", attempts=1)
+    async with IngestClient(address) as client:
         job = await client.submit([b"x"])
-        claimed = await gateway.ledger.claim(job.id, "w", 30)
-
-        async def finish_soon() -> None:
-            await asyncio.sleep(0.3)
-            await gateway.ledger.release(claimed)
-            await gateway.ledger.cancel(TENANT, job.id)
-
-        finishing = asyncio.create_task(finish_soon())
-        watching = asyncio.create_task(client.wait(job.id))
-        await asyncio.sleep(0.1)
-        await finishing
-        assert (await watching).finished
+        stopping = None
+        states = []
+        async for now in client.watch(job.id):
+            states.append(now.state)
+            if stopping is None:
+                stopping = asyncio.create_task(serving.__aexit__(None, None, None))
+                while await client.is_ready():
+                    await asyncio.sleep(0.01)
+                with pytest.raises(Transient):
+                    await client.get(job.id)
+                await gateway.ledger.cancel(TENANT, job.id)
+        assert states == [JobState.QUEUED, JobState.CANCELLED]
+        assert stopping is not None
+        await stopping

@@ -118,17 +118,14 @@ async def test_files_from_disk_keep_their_names_to_themselves(
 async def test_watching_shows_every_stage(gateway: GatewayUnderTest, client: IngestClient) -> None:
     job = await client.submit(FILES)
     states: list[tuple[str, str]] = []
-
-    async def watch() -> None:
-        states.extend([(now.state, now.stage) async for now in client.watch(job.id)])
-
-    watching = asyncio.create_task(watch())
-    await asyncio.sleep(0.1)
-    claimed = await gateway.ledger.claim(job.id, "test", 30)
-    await gateway.ledger.heartbeat(claimed, "read", 0.1, 30)
-    await asyncio.sleep(0.1)
-    await gateway.ledger.reject(claimed, RefusalCode.COLOUR, "It is in colour.")
-    await asyncio.wait_for(watching, 5)
+    claimed = None
+    async for now in client.watch(job.id):
+        states.append((now.state, now.stage))
+        if claimed is None:
+            claimed = await gateway.ledger.claim(job.id, "test", 30)
+            await gateway.ledger.heartbeat(claimed, "read", 0.1, 30)
+        elif now.stage == "read":
+            await gateway.ledger.reject(claimed, RefusalCode.COLOUR, "It is in colour.")
     assert states[0] == ("queued", "")
     assert ("running", "read") in states
     assert states[-1] == ("rejected", "")
@@ -316,11 +313,15 @@ async def test_bytes_that_wait_are_limited(tmp_path: Path) -> None:
             await client.submit([bytes(20_000)])
 
 
+async def submit_on_and_on(client: IngestClient) -> None:
+    while True:
+        await client.submit([b"x"])
+
+
 async def test_uploads_at_one_time_are_limited(tmp_path: Path) -> None:
     limits = ServiceLimits(max_uploads=1, retry_after_s=0.01)
     async with running_gateway(tmp_path, limits) as gateway, gateway.sender() as client:
-        study = sealed(gateway, FILES)
-        going = asyncio.Event()
+        study, going = sealed(gateway, FILES), asyncio.Event()
 
         async def slow() -> AsyncIterator[ingest_pb2.SubmitStudyRequest]:
             yield ingest_pb2.SubmitStudyRequest(header=study.header)
@@ -330,9 +331,8 @@ async def test_uploads_at_one_time_are_limited(tmp_path: Path) -> None:
 
         async with calls.GatewayConnection(gateway.sender_settings()) as connection:
             first = asyncio.create_task(connection.upload(slow()))
-            await asyncio.sleep(0.2)
             with pytest.raises(Busy, match="arriving"):
-                await client.submit([b"x"])
+                await submit_on_and_on(client)
             going.set()
             await first
         assert await client.submit([b"x"])

@@ -182,11 +182,11 @@ async def test_touched_work_is_left_alone(workers: tuple[JobQueue, JobQueue]) ->
     assert held is not None
     assert left is not None
     for _ in range(6):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         await one.touch(held)
-    taken = await two.reclaim(0.2)
+    taken = await two.reclaim(1)
     assert taken == left
-    assert await two.reclaim(0.2) is None
+    assert await two.reclaim(1) is None
 
 
 async def test_putting_twice_does_no_harm(workers: tuple[JobQueue, JobQueue]) -> None:
