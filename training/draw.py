@@ -69,20 +69,42 @@ def strip_skull(
     return slab.index * kept, kept
 
 
+def _muscle_and_fat(
+    rng: np.random.Generator, mean: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the means with the soft tissue of the head as muscle, and as fat.
+
+    Muscles between fat look like lobes of the brain on real scans, and on T1 they are as bright.
+    """
+    muscle, fat = mean.copy(), mean.copy()
+    model = mean[LABEL_VALUES.index(int(rng.choice((3, 2, 8))))]
+    level = model * rng.uniform(0.6, 1.15) if rng.random() < 0.7 else rng.uniform(0, 1)
+    bright = mean[_BRAIN].max() * rng.uniform(0.9, 1.8) if rng.random() < 0.7 else rng.uniform(0, 1)
+    for value in (507, 508, 509, 502):
+        muscle[LABEL_VALUES.index(value)] = level * rng.uniform(0.9, 1.1)
+        fat[LABEL_VALUES.index(value)] = bright
+    return muscle, fat
+
+
 def _texture(
     rng: np.random.Generator, mean: NDArray[np.float32], index: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """Return the slab's mean image; outside the brain two intensities a label, in patches."""
+    """Return the slab's mean image; outside the brain in patches or bands."""
     value = mean[index].mean(axis=0)
-    if rng.random() < 0.6:
+    kind, size = rng.random(), index.shape[-1]
+    if kind < 0.3:
         second = np.where(_BRAIN, mean, rng.permutation(mean))
         second[0] = mean[0]
-        size = index.shape[-1]
         patches = smooth_field(rng, size, int(rng.integers(6, 40)))[0] > rng.normal(0, 0.3)
         value = np.where(patches, second[index].mean(axis=0), value)
+    elif kind < 0.85:
+        muscle, fat = _muscle_and_fat(rng, mean)
+        field = smooth_field(rng, size, int(rng.integers(5, 22)))[0]
+        bands = np.abs(field + rng.normal(0, 0.2)) < rng.uniform(0.05, 0.3)
+        value = np.where(bands, fat[index].mean(axis=0), muscle[index].mean(axis=0))
     if rng.random() < 0.5:  # tissue is not flat
         knots = int(rng.integers(8, 32))
-        value = value * (1 + smooth_field(rng, index.shape[-1], knots)[0] * rng.uniform(0, 0.05))
+        value = value * (1 + smooth_field(rng, size, knots)[0] * rng.uniform(0, 0.05))
     drawn: NDArray[np.float32] = value.astype(np.float32)
     return drawn
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ("AAL_CLASSES", "ball", "brain_from_stripped", "brain_of_classes", "classes_from_aal")
+__all__ = ("AAL_CLASSES", "brain_from_stripped", "brain_of_classes", "classes_from_aal")
 
 # AAL (Tzourio-Mazoyer et al. 2002) numbers, left then right, by the network's class.
 AAL_CLASSES: dict[int, tuple[int, ...]] = {
@@ -23,24 +23,26 @@ AAL_CLASSES: dict[int, tuple[int, ...]] = {
 _CLOSING_MM = 5.0
 
 
-def ball(radius_mm: float, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
-    """Return a ball as a structuring element on a grid of this spacing."""
-    reach = [int(radius_mm // s) for s in spacing_mm]
-    axes = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
-    squared = sum((a * s) ** 2 for a, s in zip(axes, spacing_mm, strict=True))
-    return np.asarray(squared <= radius_mm**2)
-
-
-def _close(mask: NDArray[np.bool_], element: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    margin = [(n, n) for n in element.shape]
-    inner = tuple(slice(n, -n) for n in element.shape)
-    closed: NDArray[np.bool_] = ndimage.binary_closing(np.pad(mask, margin), element)[inner]
-    return np.asarray(ndimage.binary_fill_holes(closed))
+def _close(
+    mask: NDArray[np.bool_], radius_mm: float, spacing_mm: tuple[float, float, float]
+) -> NDArray[np.bool_]:
+    """Close a mask with a ball and fill its holes."""
+    closed = np.zeros_like(mask)
+    if not mask.any():
+        return closed
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
+    reach = [int(radius_mm // s) + 1 for s in spacing_mm]
+    padded = np.pad(mask[box], [(n, n) for n in reach])
+    grown = ndimage.distance_transform_edt(~padded, sampling=spacing_mm) <= radius_mm
+    shrunk = ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm
+    inner = tuple(slice(n, -n) for n in reach)
+    closed[box] = ndimage.binary_fill_holes(shrunk)[inner]
+    return closed
 
 
 def brain_from_stripped(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the brain mask of a skull-stripped image at 1 mm: above 0, closed and filled."""
-    return _close(image > 0, ball(3.0, (1.0, 1.0, 1.0))).astype(np.uint8)
+    return _close(image > 0, 3.0, (1.0, 1.0, 1.0)).astype(np.uint8)
 
 
 def brain_of_classes(
@@ -51,7 +53,7 @@ def brain_of_classes(
     The closing takes in ventricles and the fluid of the sulci, but not the fluid around the
     brain, as brain masks of BET and FSL do.
     """
-    return _close(classes > 1, ball(_CLOSING_MM, spacing_mm))
+    return _close(classes > 1, _CLOSING_MM, spacing_mm)
 
 
 def classes_from_aal(labels: NDArray[Any]) -> NDArray[np.uint8]:
