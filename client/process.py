@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ _PR_SET_PDEATHSIG = 1
 _TIE = (
     "import ctypes, os, sys; "
     f"ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)}); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    # The parent may have died before the line above.
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
 )
 
 
@@ -28,7 +31,7 @@ def die_with_parent() -> None:
 
 
 def tied_command(argv: Sequence[str]) -> tuple[str, ...]:
-    """Return a command that becomes ``argv`` after it has tied itself to its parent.
+    """Return a command that becomes ``argv`` after it has tied itself to this process, its parent.
 
     For parents that use gRPC: a ``preexec_fn`` would make them fork, and a fork with gRPC's
     threads running can break its connections.
@@ -38,4 +41,4 @@ def tied_command(argv: Sequence[str]) -> tuple[str, ...]:
     """
     if not sys.platform.startswith("linux"):
         return tuple(argv)
-    return (sys.executable, "-I", "-S", "-c", _TIE, *argv)
+    return (sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *argv)

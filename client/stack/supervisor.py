@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from client.errors import ConfigurationError
-from client.process import die_with_parent
+from client.process import tied_command
 
 __all__ = ("ServiceSpec", "ServiceStatus", "Supervisor", "lock_is_held", "read_status")
 
@@ -133,13 +133,12 @@ class Supervisor:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{service.name}.log").open("ab") as log:
             child = await asyncio.create_subprocess_exec(
-                *service.argv,
+                *tied_command(service.argv),
                 env=dict(service.env),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
         self._children[service.name] = child
         self._note(service.name, state="starting", pid=child.pid, since=time.time())
