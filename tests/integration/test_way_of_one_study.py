@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from client.dicom.readback import read_mask
 from client.dicom.reader import read_study
 from client.dicom.series import ReadLimits
 from tests.local_stack import LocalStack, running_stack
+from training.label_maps import CLASS_NAMES
 from training.reference import brain_of_classes
 
 pytestmark = pytest.mark.integration
@@ -93,12 +95,20 @@ def test_the_stored_segmentation_is_as_good_as_the_report_says(result: dict[str,
     mask = read_mask((result["out"] / "segmentation-001.dcm").read_bytes(), series)
     with np.load(SAMPLE / "reference.npz") as reference:
         brain, structures = reference["brain"], reference["structures"]
-    card = json.loads((ROOT / "docs" / "models" / "brain_mr.json").read_text())
-    told = card["served_sample"]
-    assert dice(brain_of_classes(mask, (1.0, 1.0, 1.0)), brain > 0) == pytest.approx(told["brain"], abs=0.005)
-    for value, expected in told["structures"].items():
-        seen = dice(mask == int(value), structures == int(value))
-        assert seen == pytest.approx(expected, abs=0.005), value
+    report = json.loads((ROOT / "docs" / "models" / "brain_mr.json").read_text())
+    network = ROOT / "model_repository" / "brain_mr_net" / "1" / "model.onnx"
+    assert report["onnx_sha256"] == hashlib.sha256(network.read_bytes()).hexdigest()
+    (told,) = [
+        row["dice"]
+        for row in report["results"]
+        if (row["case"], row["plane"], row["slice_mm"]) == ("colin27", "axial", 1.0)
+    ]
+    seen = {"brain": dice(brain_of_classes(mask, (1.0, 1.0, 1.0)), brain > 0)}
+    for value in np.unique(structures[structures > 0]):
+        seen[CLASS_NAMES[value]] = dice(mask == value, structures == value)
+    assert len(seen) == 8
+    for name, score in seen.items():
+        assert score == pytest.approx(told[name], abs=0.005), name
 
 
 def dice(a: Any, b: Any) -> float:
