@@ -41,7 +41,7 @@ def overlay(
     return np.where(classes[..., None] > 0, mixed, grey).astype(np.uint8)
 
 
-def panel(rows: list[list[NDArray[np.uint8]]], side: int = 240) -> Image.Image:
+def panel(rows: list[list[NDArray[np.uint8]]], side: int = 200) -> Image.Image:
     """Return one picture of RGB tiles, each centred on a black square."""
     out = Image.new("RGB", (side * max(len(row) for row in rows), side * len(rows)))
     for i, row in enumerate(rows):
@@ -93,8 +93,8 @@ def _draw(net: ServedNet, case: Case, out: Path) -> None:
                 overlay(volume.voxels[k], truth[k].astype(np.uint8), colors, top),
             ]
         worst.append(row)
-    panel(typical).save(out / f"brain_mr_{case.name}.png", optimize=True)
-    panel(worst).save(out / f"brain_mr_{case.name}_worst.png", optimize=True)
+    panel(typical).quantize(160).save(out / f"brain_mr_{case.name}.png", optimize=True)
+    panel(worst).quantize(160).save(out / f"brain_mr_{case.name}_worst.png", optimize=True)
 
 
 def main() -> None:
