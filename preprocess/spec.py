@@ -20,6 +20,7 @@ from preprocess.errors import SpecError
 from preprocess.parsing import build
 
 __all__ = (
+    "CleanupSpec",
     "Code",
     "GeometrySpec",
     "HuWindow",
@@ -185,6 +186,26 @@ IntensitySpec = HuWindow | PercentileZScore
 
 
 @dataclass(frozen=True)
+class CleanupSpec:
+    """How islands are removed from a series' mask, see ``preprocess.cleanup``.
+
+    Attributes:
+        core: Classes that the organ consists of.
+        opening_mm: Bridges thinner than twice this do not connect.
+        min_fraction: Parts smaller than this fraction of the largest one are islands.
+    """
+
+    core: tuple[int, ...]
+    opening_mm: float
+    min_fraction: float
+
+    def __post_init__(self) -> None:
+        _require(bool(self.core), "cleanup.core: at least one class")
+        _require(0 < self.opening_mm <= 10, "cleanup.opening_mm: above 0, at most 10")
+        _require(0 < self.min_fraction < 1, "cleanup.min_fraction: between 0 and 1")
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """Names of the tensors that cross the wire, and of the one between the two steps.
 
@@ -207,7 +228,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model in service. ``name`` is the Triton ensemble that answers for it."""
+    """A model in service. ``name`` is the Triton ensemble that answers for it.
+
+    ``cleanup`` is what is done to a series' mask on its own grid; None leaves it as it is.
+    """
 
     name: str
     version: int
@@ -218,6 +242,7 @@ class ModelSpec:
     intensity: IntensitySpec
     tensors: TensorSpec
     segments: tuple[SegmentSpec, ...]
+    cleanup: CleanupSpec | None = None
 
     def __post_init__(self) -> None:
         _require(re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, f"name {self.name!r}")
@@ -226,6 +251,8 @@ class ModelSpec:
         values = [segment.value for segment in self.segments]
         expected = list(range(1, len(values) + 1))
         _require(values == expected, f"segment values: expected {expected}, got {values}")
+        core = self.cleanup.core if self.cleanup else ()
+        _require(set(core) <= set(values), f"cleanup.core {core}: expected classes of {values}")
 
     @cached_property
     def sha256(self) -> str:

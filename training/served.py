@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from preprocess.cleanup import remove_islands
 from preprocess.plan import plan_series
 from preprocess.reference import preprocess_slice
 from preprocess.spec import ModelSpec, load_model_spec
@@ -58,4 +59,6 @@ class ServedNet:
             ]
             (batch,) = self.session.run(["mask"], {"image": np.stack(images)})
             masks.append(plan.restore(batch))
-        return np.concatenate(masks)
+        mask = np.concatenate(masks)
+        cleanup = self.spec.cleanup
+        return remove_islands(mask, volume.spacing_mm, cleanup) if cleanup else mask
