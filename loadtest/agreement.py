@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 from client.dicom.readback import read_mask
 from loadtest.material import Material
 from loadtest.report import Agreement
+from preprocess.cleanup import native_mask
+from preprocess.spec import ModelSpec
 
 __all__ = ("compare",)
 
 
 def compare(
     material: Material,
+    spec: ModelSpec,
     raw: NDArray[np.uint8],
     ensemble: NDArray[np.uint8],
     segmentation: bytes,
@@ -22,6 +25,7 @@ def compare(
 
     Args:
         material: What was segmented.
+        spec: The model.
         raw: The raw engine's masks on the canvas [slices, rows, columns].
         ensemble: The ensemble's, likewise.
         segmentation: The DICOM SEG that came back on the whole way.
@@ -31,7 +35,7 @@ def compare(
     """
     equal = raw == ensemble
     inside = (raw > 0) | (ensemble > 0)
-    native = material.plan.restore(ensemble)
+    native = native_mask(material.plan, ensemble, material.series.spacing_mm, spec)
     returned = read_mask(segmentation, material.series)
     return Agreement(
         pixels=equal.size,

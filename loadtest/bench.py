@@ -103,7 +103,7 @@ async def run_bench(options: Options, progress: Progress) -> Report:
         ensemble = Ensemble(model, server.pid, material, alone)
         whole = await owned.enter_async_context(WholeWay(settings, material))
         rounds = await _measure_all((raw, ensemble, whole), options.rounds, progress)
-        agreement = compare(material, raw.masks, ensemble.masks, whole.segmentation)
+        agreement = compare(material, spec, raw.masks, ensemble.masks, whole.segmentation)
     return Report(
         schema=SCHEMA,
         created_at=created_at,

@@ -1,6 +1,6 @@
-"""Removes islands: what a 2D network takes for its organ, far from where the organ is.
+"""The last step on a mask: back on the native grid, and without islands.
 
-mask of a series ─▶ opened core ─▶ large connected parts ─▶ mask without islands
+masks on the canvas ─▶ native grid ─▶ opened core ─▶ large connected parts ─▶ mask without islands
 """
 
 from __future__ import annotations
@@ -9,9 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from preprocess.spec import CleanupSpec
+from preprocess.plan import SeriesPlan
+from preprocess.spec import CleanupSpec, ModelSpec
 
-__all__ = ("remove_islands",)
+__all__ = ("native_mask", "remove_islands")
+
+
+def native_mask(
+    plan: SeriesPlan,
+    canvas: NDArray[np.uint8],
+    spacing_mm: tuple[float, float, float],
+    spec: ModelSpec,
+) -> NDArray[np.uint8]:
+    """The mask of a series as it goes into results.
+
+    Args:
+        plan: The plan of the series.
+        canvas: The network's masks of all its slices [slices, canvas rows, canvas columns].
+        spacing_mm: Distances between slices, rows and columns on the native grid.
+        spec: The model.
+
+    Returns:
+        Classes [slices, rows, columns] on the native grid.
+    """
+    mask = plan.restore(canvas)
+    return remove_islands(mask, spacing_mm, spec.cleanup) if spec.cleanup else mask
 
 
 def remove_islands(

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from preprocess.cleanup import remove_islands
+from preprocess.cleanup import native_mask
 from preprocess.plan import plan_series
 from preprocess.reference import preprocess_slice
 from preprocess.spec import ModelSpec, load_model_spec
@@ -58,7 +58,5 @@ class ServedNet:
                 for t in inputs
             ]
             (batch,) = self.session.run(["mask"], {"image": np.stack(images)})
-            masks.append(plan.restore(batch))
-        mask = np.concatenate(masks)
-        cleanup = self.spec.cleanup
-        return remove_islands(mask, volume.spacing_mm, cleanup) if cleanup else mask
+            masks.append(batch)
+        return native_mask(plan, np.concatenate(masks), volume.spacing_mm, self.spec)

@@ -32,9 +32,9 @@ from client.version import SOFTWARE_VERSION
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress
 from client.worker.stages import read_bundle_study, write_series
-from preprocess.cleanup import remove_islands
+from preprocess.cleanup import native_mask
 from preprocess.errors import PlanError
-from preprocess.plan import SeriesPlan, plan_series
+from preprocess.plan import plan_series
 from preprocess.spec import ModelSpec
 
 __all__ = ("StudyLimits", "StudyPipeline")
@@ -172,7 +172,7 @@ class StudyPipeline:
         canvas = await segmenter.segment(
             plan, series.stored, lambda done: progress.advance(done / slices)
         )
-        return await asyncio.to_thread(_on_native_grid, plan, canvas, series, segmenter.spec)
+        return await asyncio.to_thread(native_mask, plan, canvas, series.spacing_mm, segmenter.spec)
 
     async def _store_result(
         self, job: Job, header: StudyHeader, files: Mapping[str, bytes]
@@ -182,13 +182,6 @@ class StudyPipeline:
         sealed = await asyncio.to_thread(seal_result, header, job.id, bundle.chunks(), digest)
         stored = await self._store.put(result_key(job.id, job.attempt), _in_threads(sealed.chunks))
         return JobResult(stored, sealed.header.SerializeToString())
-
-
-def _on_native_grid(
-    plan: SeriesPlan, canvas: NDArray[np.uint8], series: Series, spec: ModelSpec
-) -> NDArray[np.uint8]:
-    mask = plan.restore(canvas)
-    return remove_islands(mask, series.spacing_mm, spec.cleanup) if spec.cleanup else mask
 
 
 async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
