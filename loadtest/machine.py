@@ -27,7 +27,7 @@ def describe_machine(server: str) -> Machine:
         cpu=_cpu_model(),
         cores=psutil.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
-        system=f"{platform.system()} {platform.release()}",
+        system=f"{platform.system()} {platform.release().partition('-')[0]}",
         gpu="none used",
         versions=(f"Python {platform.python_version()}", server, *versions),
     )

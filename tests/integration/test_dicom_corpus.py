@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +24,8 @@ from tests.unit.test_dicom_results import PROVENANCE
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-ABDOMEN = ROOT.parent / "shared" / "data" / "abdomen-ct"
+DATA = Path(os.environ.get("HOUNSFIELD_TEST_DATA", ROOT.parent / "shared" / "data"))
+ABDOMEN = DATA / "abdomen-ct"
 CODES = {"RESULT", *RefusalCode}
 LONGEST_S = 10.0
 
