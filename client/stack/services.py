@@ -104,7 +104,7 @@ def _worker(settings: Settings) -> ServiceSpec:
     ready_file = Path(settings.home) / "run" / "worker.ready"
     return ServiceSpec(
         name="worker",
-        argv=(sys.executable, "-m", "client.worker.process", "--ready-file", str(ready_file)),
+        argv=(sys.executable, "-m", "client.worker", "--ready-file", str(ready_file)),
         env=_environment(settings),
         ready=ready,
         grace_s=30.0,

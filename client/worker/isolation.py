@@ -15,6 +15,7 @@ import resource
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -32,8 +33,9 @@ _POLL_S = 0.2
 
 
 def preload(modules: list[str]) -> None:
-    """Name modules that the server process imports once, before the first child is forked."""
+    """Start the server process now; it imports these modules once, for all its children."""
     _CONTEXT.set_forkserver_preload(modules)
+    forkserver.ensure_running()
 
 
 class Isolation:

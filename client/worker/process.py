@@ -1,6 +1,6 @@
 """The worker as a process of its own: settings in, work until SIGTERM.
 
-python -m client.worker.process
+python -m client.worker [--ready-file FILE]
 """
 
 from __future__ import annotations
@@ -111,7 +111,3 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     preload(["client.worker.stages"])
     asyncio.run(_serve(ready_file.touch if ready_file else lambda: None))
-
-
-if __name__ == "__main__":
-    main()
