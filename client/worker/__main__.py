@@ -10,4 +10,5 @@ from client.worker.process import main
 
 __all__ = ()
 
-main()
+if __name__ == "__main__":
+    main()
