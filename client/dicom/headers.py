@@ -5,20 +5,17 @@ from __future__ import annotations
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-__all__ = ("ALL_TAGS", "HEADER_KEYWORDS", "header_of")
+__all__ = ("ALL_TAGS", "HEADER_KEYWORDS", "PATIENT_AND_STUDY", "header_of")
 
-HEADER_KEYWORDS = (
-    "SpecificCharacterSet",
-    "TimezoneOffsetFromUTC",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "ImageType",
-    # Patient (PS3.3 C.7.1.1) and clinical trial subject (C.7.1.3)
+PATIENT_AND_STUDY = (
     "PatientName",
     "PatientID",
     "IssuerOfPatientID",
     "PatientBirthDate",
     "PatientSex",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "ClinicalTrialSponsorName",
@@ -28,7 +25,6 @@ HEADER_KEYWORDS = (
     "ClinicalTrialSiteName",
     "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID",
-    # General study (C.7.2.1) and patient study (C.7.2.2)
     "StudyInstanceUID",
     "StudyID",
     "StudyDate",
@@ -36,9 +32,17 @@ HEADER_KEYWORDS = (
     "AccessionNumber",
     "ReferringPhysicianName",
     "StudyDescription",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
+    "TimezoneOffsetFromUTC",
+)
+"""Patient, clinical trial subject, study and patient study (PS3.3 C.7.1 and C.7.2): a result takes
+them over as they came, so that it files with its study."""
+
+HEADER_KEYWORDS = (
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "ImageType",
+    *PATIENT_AND_STUDY,
     # Series, equipment, frame of reference (C.7.3.1, C.7.5.1, C.7.4.1)
     "SeriesInstanceUID",
     "SeriesNumber",

@@ -27,6 +27,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
 from client.dicom.attributes import number
+from client.dicom.headers import PATIENT_AND_STUDY
 from client.dicom.quiet import quiet
 from client.dicom.references import frame_order, source_references
 from client.dicom.series import Series
@@ -37,35 +38,6 @@ __all__ = ("Provenance", "build_segmentation", "result_uid")
 MANUFACTURER = "Hounsfield"
 SERIES_NUMBER_OFFSET = 1000
 """A result's series number is its source's plus this, so that it sorts behind the images."""
-
-PATIENT_AND_STUDY = (
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID",
-    "ClinicalTrialProtocolName",
-    "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID",
-    "ClinicalTrialSubjectReadingID",
-    "StudyInstanceUID",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "StudyDescription",
-    "TimezoneOffsetFromUTC",
-)
-"""Taken over as they came (PS3.3 C.7.1 and C.7.2), so that the result files with its study."""
 
 
 @dataclass(frozen=True)
