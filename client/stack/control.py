@@ -63,7 +63,7 @@ def launch(settings: Settings, with_parent: bool = False) -> subprocess.Popen[by
 def until_ready(
     settings: Settings,
     supervisor: subprocess.Popen[bytes],
-    on_status: Callable[[tuple[ServiceStatus, ...]], None],
+    on_status: Callable[[tuple[ServiceStatus, ...]], None] = lambda _: None,
     timeout_s: float = 120.0,
 ) -> tuple[ServiceStatus, ...]:
     """Return once every service is ready; stop everything if that takes too long.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from client.settings import Settings, load_settings
 from client.stack import control
-from client.stack.supervisor import ServiceStatus
 
 __all__ = ("scratch_stack",)
 
@@ -19,18 +18,13 @@ _EMBEDDED = ("keys", "ledger_url", "store_url", "queue_url", "triton_url")
 
 
 @contextlib.contextmanager
-def scratch_stack(
-    home: Path,
-    on_status: Callable[[tuple[ServiceStatus, ...]], None] = lambda _: None,
-    **changes: Any,
-) -> Iterator[Settings]:
+def scratch_stack(home: Path, **changes: Any) -> Iterator[Settings]:
     """Start every part embedded in ``home``, and stop it at the end.
 
     The stack also ends when this process is killed. The folder is the caller's to remove.
 
     Args:
         home: A folder with a short path: the queue's socket lies in it.
-        on_status: Called whenever the state of a service changed.
         changes: Settings that differ from those in force, by field name.
 
     Yields:
@@ -47,7 +41,7 @@ def scratch_stack(
     settings = replace(load_settings(), **chosen).resolved()
     with control.launch(settings, with_parent=True) as supervisor:
         try:
-            control.until_ready(settings, supervisor, on_status)
+            control.until_ready(settings, supervisor)
             yield settings
         finally:
             control.stop(settings)
