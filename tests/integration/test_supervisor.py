@@ -24,6 +24,7 @@ from client.stack.supervisor import (
     lock_is_held,
     read_status,
 )
+from tests.processes import alive
 
 pytestmark = pytest.mark.integration
 
@@ -145,9 +146,3 @@ async def all_gone(pids: list[int], timeout_s: float = 5.0) -> None:
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     assert left == []
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    return False

@@ -25,6 +25,7 @@ from client.triton.probe import synthetic_series
 from client.triton.server import TritonSettings
 from client.triton.watchdog import ModelEvent, Watchdog, WatchdogEvent
 from preprocess.spec import ModelSpec
+from tests.processes import alive
 
 pytestmark = pytest.mark.integration
 
@@ -132,7 +133,7 @@ def test_no_process_survives_the_kill_of_its_parent(
         assert len(family) == 3
         host.kill()
         host.wait()
-    assert until(lambda: not any(psutil.pid_exists(pid) for pid in family))
+    assert until(lambda: not any(alive(pid) for pid in family))
 
 
 async def test_an_ended_server_leaves_nothing(random_repository: Path, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ async def test_an_ended_server_leaves_nothing(random_repository: Path, tmp_path:
         family = [pid, *stubs(pid).values()]
         assert list(SHARED_MEMORY.glob(f"hounsfield_triton_{pid}_*"))
         assert await is_ready(triton.settings)
-    assert not any(psutil.pid_exists(member) for member in family)
+    assert not any(alive(member) for member in family)
     assert not list(SHARED_MEMORY.glob(f"hounsfield_triton_{pid}_*"))
 
 
