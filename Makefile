@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TRITON := nvidia-pytriton==0.7.0
-DEV_SOURCES := client preprocess loadtest training tests scripts
+DEV_SOURCES := client preprocess export loadtest training tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint format types check proto lock clean
@@ -26,7 +26,7 @@ $(VENV)/.server: $(VENV)/.base pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.server
 	@echo "Adding the development tools ..."
-	@$(PIP) install --quiet -c constraints.txt -e '.[server,loadtest,dev]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[server,loadtest,export,dev]'
 	@touch $@
 
 demo: $(VENV)/.server ## Send the sample study through the real stack; results in demo-output/

@@ -22,6 +22,7 @@ def build(cls: type[T], data: object, where: str) -> T:
         - Every key must be a field; every field without a default must be a key.
         - Types are not coerced, except that an int is accepted for a float.
         - Sequences become tuples, strings become enum members, mappings nested dataclasses.
+        - ``dict`` takes any mapping with text keys as it is.
         - A union of dataclasses is told apart by the ``kind`` key, which each of them fixes.
 
     Args:
@@ -41,6 +42,8 @@ def _convert(hint: Any, value: object, where: str) -> object:
         return _convert(_choose(get_args(hint), value, where), value, where)
     if origin is Literal:
         return _convert_literal(get_args(hint)[0], value, where)
+    if origin is dict:
+        return _convert_free(value, where)
     if origin is tuple:
         return _convert_tuple(get_args(hint), value, where)
     if is_dataclass(hint):
@@ -94,6 +97,13 @@ def _convert_mapping(cls: type, value: object, where: str) -> object:
             raise SpecError(f"{where}: key {name!r} is missing")
     given = {key: _convert(hints[key], value[key], f"{where}.{key}") for key in value}
     return cls(**given)
+
+
+def _convert_free(value: object, where: str) -> dict[str, object]:
+    """A mapping whose keys are not ours to know."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise SpecError(f"{where}: expected a mapping with text keys, got {_show(value)}")
+    return dict(value)
 
 
 def _convert_literal(expected: object, value: object, where: str) -> object:

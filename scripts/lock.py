@@ -22,12 +22,12 @@ _LEFT_OUT = ("hounsfield", "nvidia-pytriton", "pip", "setuptools", "torch", "-e"
 
 
 def main() -> int:
-    """Install everything but torch into a scratch environment and freeze it."""
+    """Install everything into a scratch environment and freeze it."""
     with tempfile.TemporaryDirectory() as scratch:
         venv.create(scratch, with_pip=True)
         pip = [f"{scratch}/bin/python", "-m", "pip", "--disable-pip-version-check"]
         subprocess.run(
-            [*pip, "install", "--quiet", "-e", ".[server,loadtest,dev]"], cwd=_ROOT, check=True
+            [*pip, "install", "--quiet", "-e", ".[server,loadtest,export,dev]"], cwd=_ROOT, check=True
         )
         frozen = subprocess.run(
             [*pip, "freeze"], cwd=_ROOT, check=True, capture_output=True, text=True

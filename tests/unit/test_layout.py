@@ -15,7 +15,7 @@ from client.settings import setting_table
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("client", "preprocess", "loadtest", "training")
+PACKAGES = ("client", "preprocess", "export", "loadtest", "training")
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -28,7 +28,7 @@ def test_each_package_is_ours(name: str) -> None:
 
 def test_no_module_is_named_like_the_standard_library_or_a_dependency() -> None:
     taken = set(sys.stdlib_module_names) | set(metadata.packages_distributions())
-    taken -= set(PACKAGES) | {"tests", "scripts", "export", "model_repository"}
+    taken -= set(PACKAGES) | {"tests", "scripts", "model_repository"}
     ours = [
         path
         for package in PACKAGES

@@ -1,0 +1,1 @@
+"""What runs or compiles the graph: ONNX Runtime, OpenVINO, TensorRT, TensorRT for RTX."""

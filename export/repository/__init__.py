@@ -1,0 +1,1 @@
+"""What Triton serves: configurations, the staged model, its publication."""
