@@ -34,6 +34,16 @@ __all__ = (
 )
 
 
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise RecipeError(message)
+
+
+def _is_orientation(code: str) -> bool:
+    axes = [next((i for i, pair in enumerate(("RL", "AP", "IS")) if c in pair), -1) for c in code]
+    return len(code) in (2, 3) and -1 not in axes and len(set(axes)) == len(axes)
+
+
 class CpuPrecision(StrEnum):
     """How OpenVINO computes."""
 
@@ -282,13 +292,3 @@ def load_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, SpecError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error
     return Recipe(path, data, options)
-
-
-def _is_orientation(code: str) -> bool:
-    axes = [next((i for i, pair in enumerate(("RL", "AP", "IS")) if c in pair), -1) for c in code]
-    return len(code) in (2, 3) and -1 not in axes and len(set(axes)) == len(axes)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise RecipeError(message)
