@@ -129,10 +129,10 @@ def plan_geometry(spec: GeometrySpec, geometry: SliceGeometry) -> GeometryPlan:
     if transpose:
         across, down, shape, spacing = down, across, shape[::-1], spacing[::-1]
     y0, y1, height = _plan_axis(
-        shape[0], spacing[0], spec.spacing_mm, spec.size[0], flip=bool(down @ to_rows < 0)
+        shape[0], spacing[0], spec.spacing_mm[0], spec.size[0], flip=bool(down @ to_rows < 0)
     )
     x0, x1, width = _plan_axis(
-        shape[1], spacing[1], spec.spacing_mm, spec.size[1], flip=bool(across @ to_columns < 0)
+        shape[1], spacing[1], spec.spacing_mm[1], spec.size[1], flip=bool(across @ to_columns < 0)
     )
     return GeometryPlan(
         plane=plane,

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from preprocess.errors import SpecError
 
-__all__ = ("build",)
+__all__ = ("build", "require")
 
 T = TypeVar("T")
 
@@ -34,6 +34,16 @@ def build(cls: type[T], data: object, where: str) -> T:
         SpecError: The data does not fit; the message names the key, what was expected, what came.
     """
     return cast("T", _convert(cls, data, where))
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuses a value that has the right type but makes no sense.
+
+    Raises:
+        SpecError: The condition does not hold.
+    """
+    if not condition:
+        raise SpecError(message)
 
 
 def _convert(hint: Any, value: object, where: str) -> object:

@@ -7,32 +7,46 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
 from preprocess.errors import SpecError
-from preprocess.parsing import build
+from preprocess.normalisation import (
+    HuWindow,
+    IntensityKind,
+    IntensitySpec,
+    Padding,
+    PercentileRange,
+    PercentileZScore,
+    ZScore,
+    ZScoreRegion,
+)
+from preprocess.parsing import build, require
 
 __all__ = (
     "CleanupSpec",
     "Code",
     "GeometrySpec",
+    "Head",
     "HuWindow",
     "IntensityKind",
     "IntensitySpec",
     "ModelSpec",
+    "Padding",
+    "PercentileRange",
     "PercentileZScore",
     "Plane",
     "RouteSpec",
     "SegmentSpec",
     "SpecError",
     "TensorSpec",
+    "ZScore",
+    "ZScoreRegion",
     "find_model_specs",
     "load_model_spec",
 )
@@ -46,11 +60,17 @@ class Plane(StrEnum):
     SAGITTAL = "sagittal"
 
 
-class IntensityKind(StrEnum):
-    """How stored values become network input."""
+class Head(StrEnum):
+    """What a network answers in addition to its mask.
 
-    HU_WINDOW = "hu_window"
-    PERCENTILE_ZSCORE = "percentile_zscore"
+    UNCERTAINTY: the entropy of the softmax over its greatest value, 0 to 255 (UINT8, canvas).
+    LOGITS: a score for each class (FP32, classes x canvas). EMBEDDING: features of the whole
+    slice (FP32, one number each).
+    """
+
+    UNCERTAINTY = "uncertainty"
+    LOGITS = "logits"
+    EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)
@@ -62,8 +82,8 @@ class Code:
     meaning: str
 
     def __post_init__(self) -> None:
-        _require(0 < len(self.value) <= 16, f"code value {self.value!r}: 1 to 16 characters")
-        _require(0 < len(self.meaning) <= 64, f"code meaning {self.meaning!r}: 1 to 64 characters")
+        require(0 < len(self.value) <= 16, f"code value {self.value!r}: 1 to 16 characters")
+        require(0 < len(self.meaning) <= 64, f"code meaning {self.meaning!r}: 1 to 64 characters")
 
 
 @dataclass(frozen=True)
@@ -87,9 +107,9 @@ class SegmentSpec:
     anatomy: Code | None = None
 
     def __post_init__(self) -> None:
-        _require(1 <= self.value <= 255, f"segment value {self.value}: 1 to 255")
-        _require(0 < len(self.label) <= 64, f"segment label {self.label!r}: 1 to 64 characters")
-        _require(all(0 <= c <= 255 for c in self.color), f"colour {self.color}: 0 to 255 each")
+        require(1 <= self.value <= 255, f"segment value {self.value}: 1 to 255")
+        require(0 < len(self.label) <= 64, f"segment label {self.label!r}: 1 to 64 characters")
+        require(all(0 <= c <= 255 for c in self.color), f"colour {self.color}: 0 to 255 each")
 
 
 @dataclass(frozen=True)
@@ -121,10 +141,10 @@ class RouteSpec:
     min_slices: int
 
     def __post_init__(self) -> None:
-        _require(bool(self.modalities), "route.modalities: at least one")
-        _require(bool(self.planes), "route.planes: at least one")
-        _require(self.max_slice_spacing_mm > 0, "route.max_slice_spacing_mm: above 0")
-        _require(self.min_slices >= 1, "route.min_slices: at least 1")
+        require(bool(self.modalities), "route.modalities: at least one")
+        require(bool(self.planes), "route.planes: at least one")
+        require(self.max_slice_spacing_mm > 0, "route.max_slice_spacing_mm: above 0")
+        require(self.min_slices >= 1, "route.min_slices: at least 1")
         for pattern in (*self.description_patterns, *self.exclude_patterns):
             try:
                 re.compile(pattern)
@@ -137,52 +157,19 @@ class GeometrySpec:
     """The grid the network sees.
 
     Attributes:
-        spacing_mm: Pixel distance in both directions.
+        spacing_mm: Distance between neighbouring rows, then between neighbouring columns.
         size: Canvas rows and columns.
     """
 
-    spacing_mm: float
+    spacing_mm: tuple[float, float]
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        _require(0.05 <= self.spacing_mm <= 20, f"geometry.spacing_mm {self.spacing_mm}: 0.05-20")
-        _require(all(16 <= n <= 4096 for n in self.size), f"geometry.size {self.size}: 16 to 4096")
-
-
-@dataclass(frozen=True)
-class HuWindow:
-    """CT: a fixed window of Hounsfield units becomes 0 to 1."""
-
-    kind: Literal[IntensityKind.HU_WINDOW]
-    hu_low: float
-    hu_high: float
-
-    def __post_init__(self) -> None:
-        _require(self.hu_low < self.hu_high, "intensity: hu_low must lie below hu_high")
-
-
-@dataclass(frozen=True)
-class PercentileZScore:
-    """MR: percentiles of the whole series become 0 and 1, then zero mean and unit variance.
-
-    Attributes:
-        low_percentile: Percentile of the series that becomes 0.
-        high_percentile: Percentile of the series that becomes 1.
-        foreground: Mean and standard deviation are taken over values above this (0 to 1).
-    """
-
-    kind: Literal[IntensityKind.PERCENTILE_ZSCORE]
-    low_percentile: float
-    high_percentile: float
-    foreground: float
-
-    def __post_init__(self) -> None:
-        low, high = self.low_percentile, self.high_percentile
-        _require(0 <= low < high <= 100, f"intensity percentiles {low}, {high}: 0 <= low < high")
-        _require(0 <= self.foreground < 1, f"intensity.foreground {self.foreground}: 0 to 1")
-
-
-IntensitySpec = HuWindow | PercentileZScore
+        require(
+            all(0.05 <= distance <= 20 for distance in self.spacing_mm),
+            f"geometry.spacing_mm {self.spacing_mm}: 0.05 to 20 each",
+        )
+        require(all(16 <= n <= 4096 for n in self.size), f"geometry.size {self.size}: 16 to 4096")
 
 
 @dataclass(frozen=True)
@@ -200,9 +187,9 @@ class CleanupSpec:
     min_fraction: float
 
     def __post_init__(self) -> None:
-        _require(bool(self.core), "cleanup.core: at least one class")
-        _require(0 < self.opening_mm <= 10, "cleanup.opening_mm: above 0, at most 10")
-        _require(0 < self.min_fraction < 1, "cleanup.min_fraction: between 0 and 1")
+        require(bool(self.core), "cleanup.core: at least one class")
+        require(0 < self.opening_mm <= 10, "cleanup.opening_mm: above 0, at most 10")
+        require(0 < self.min_fraction < 1, "cleanup.min_fraction: between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -218,19 +205,27 @@ class TensorSpec:
         mask: Output, UINT8 [canvas rows, canvas columns].
     """
 
-    image: str
-    region: str
-    size: str
-    intensity: str
-    network: str
-    mask: str
+    image: str = "image"
+    region: str = "region"
+    size: str = "size"
+    intensity: str = "intensity"
+    network: str = "network"
+    mask: str = "mask"
+
+    def __post_init__(self) -> None:
+        names = astuple(self)
+        require(
+            all(names) and len(set(names)) == len(names),
+            f"tensors: expected {len(names)} different names, got {names}",
+        )
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A model in service. ``name`` is the Triton ensemble that answers for it.
 
-    ``cleanup`` is what is done to a series' mask on its own grid; None leaves it as it is.
+    ``heads`` are what its network answers beside the mask. ``cleanup`` is what is done to a
+    series' mask on its own grid; None leaves it as it is.
     """
 
     name: str
@@ -240,19 +235,23 @@ class ModelSpec:
     route: RouteSpec
     geometry: GeometrySpec
     intensity: IntensitySpec
-    tensors: TensorSpec
     segments: tuple[SegmentSpec, ...]
+    heads: tuple[Head, ...] = ()
+    tensors: TensorSpec = TensorSpec()
     cleanup: CleanupSpec | None = None
 
     def __post_init__(self) -> None:
-        _require(re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, f"name {self.name!r}")
-        _require(self.version >= 1, f"version {self.version}: at least 1")
-        _require(bool(self.segments), "segments: at least one")
+        require(re.fullmatch(r"[a-z][a-z0-9_]*", self.name) is not None, f"name {self.name!r}")
+        require(self.version >= 1, f"version {self.version}: at least 1")
+        require(bool(self.segments), "segments: at least one")
         values = [segment.value for segment in self.segments]
         expected = list(range(1, len(values) + 1))
-        _require(values == expected, f"segment values: expected {expected}, got {values}")
+        require(values == expected, f"segment values: expected {expected}, got {values}")
+        heads = [*map(str, self.heads)]
+        require(len(set(heads)) == len(heads), f"heads: expected each one once, got {heads}")
+        require(self.tensors.mask not in heads, f"tensors.mask: {self.tensors.mask!r} is a head")
         core = self.cleanup.core if self.cleanup else ()
-        _require(set(core) <= set(values), f"cleanup.core {core}: expected classes of {values}")
+        require(set(core) <= set(values), f"cleanup.core {core}: expected classes of {values}")
 
     @cached_property
     def sha256(self) -> str:
@@ -283,11 +282,6 @@ def find_model_specs(repository: Path) -> tuple[ModelSpec, ...]:
     specs = []
     for path in sorted(repository.glob("*/model.yaml")):
         spec = load_model_spec(path)
-        _require(spec.name == path.parent.name, f"{path.parent.name}: name is {spec.name!r}")
+        require(spec.name == path.parent.name, f"{path.parent.name}: name is {spec.name!r}")
         specs.append(spec)
     return tuple(specs)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise SpecError(message)

@@ -68,7 +68,8 @@ def _set(key: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("name", "Brain MR"), "name 'Brain MR'"),
         (_set("geometry.size", [256]), "model.geometry.size: expected 2 items, got 1"),
         (_set("geometry.size", 256), "model.geometry.size: expected a list"),
-        (_set("geometry.spacing_mm", 0), "geometry.spacing_mm"),
+        (_set("geometry.spacing_mm", 1.0), "model.geometry.spacing_mm: expected a list"),
+        (_set("geometry.spacing_mm", [1.0, 0]), r"geometry.spacing_mm \(1.0, 0.0\)"),
         (_set("geometry", None), "model.geometry: expected a mapping"),
         (_set("route.planes", ["oblique"]), r"model.route.planes\[0\]: expected one of"),
         (_set("route.description_patterns", ["("]), "route pattern"),
@@ -96,7 +97,7 @@ def test_the_hash_follows_the_meaning_not_the_spelling(
     reordered.write_text(yaml.safe_dump(content, sort_keys=True))
     assert load_model_spec(reordered).sha256 == first.sha256
     changed = copy.deepcopy(content)
-    changed["geometry"]["spacing_mm"] = 1.5
+    changed["geometry"]["spacing_mm"] = [1.0, 1.5]
     assert build(ModelSpec, changed, "model").sha256 != first.sha256
 
 

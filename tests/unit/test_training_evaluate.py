@@ -50,7 +50,7 @@ def test_cutting_again_equals_cutting_at_once(plane: str) -> None:
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_the_served_path_leaves_these_slices_as_they_are(plane: str) -> None:
     volume = from_ras(ramp(), (1.0, 1.0, 1.0), ORIGIN_MM, plane)
-    plan = plan_geometry(GeometrySpec(spacing_mm=1.0, size=(64, 64)), volume.geometry)
+    plan = plan_geometry(GeometrySpec(spacing_mm=(1.0, 1.0), size=(64, 64)), volume.geometry)
     rows, columns = volume.voxels.shape[1:]
     assert plan.plane == Plane(plane)
     assert not plan.transpose
