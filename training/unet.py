@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from training.label_maps import CLASS_NAMES
 
-__all__ = ("CHANNELS", "MaskNet", "UNet", "parameter_count")
+__all__ = ("CHANNELS", "UNet", "parameter_count")
 
 CHANNELS = (16, 32, 64, 128, 256)
 
@@ -54,19 +54,6 @@ class UNet(nn.Module):
             x = self.decoder[level](torch.cat([x, skips[level]], 1))
         scores: Tensor = self.head(x)
         return scores
-
-
-class MaskNet(nn.Module):
-    """The exported graph: image [N,1,256,256] float32 ▶ mask [N,256,256] uint8."""
-
-    def __init__(self, net: UNet) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the class of the highest score of every pixel."""
-        scores: Tensor = self.net(image)
-        return scores.argmax(1).to(torch.uint8)
 
 
 def parameter_count(module: nn.Module) -> int:
