@@ -20,6 +20,7 @@ from preprocess.parsing import build
 __all__ = (
     "CpuPrecision",
     "EngineOptions",
+    "ExportOptions",
     "FactorySource",
     "GpuPrecision",
     "GraphOptions",
@@ -179,8 +180,8 @@ class EngineOptions:
 
     cpu: CpuPrecision = CpuPrecision.F32
     gpu: GpuPrecision = GpuPrecision.FP16
-    openvino: tuple[CpuPrecision, ...] = (CpuPrecision.F32, CpuPrecision.BF16, CpuPrecision.INT8)
-    tensorrt: tuple[GpuPrecision, ...] = (GpuPrecision.FP32, GpuPrecision.FP16, GpuPrecision.INT8)
+    openvino: tuple[CpuPrecision, ...] = (CpuPrecision.F32, CpuPrecision.BF16)
+    tensorrt: tuple[GpuPrecision, ...] = (GpuPrecision.FP32, GpuPrecision.FP16)
     batch_cpu: int = 8
     batch_gpu: tuple[int, int, int] = (1, 8, 32)
 
@@ -244,7 +245,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The ``export`` part of MODEL.yaml."""
+    """The ``export`` part of MODEL.yaml.
+
+    Attributes:
+        source: Where the network comes from.
+        graph: What the exported graph is.
+        engines: What is made from it.
+        calibration: Series that set the ranges of INT8.
+        verification: Series on which answers are compared; none means synthetic ones.
+        limits: How far answers may move.
+    """
 
     source: SourceOptions
     graph: GraphOptions = GraphOptions()
@@ -252,6 +262,15 @@ class ExportOptions:
     calibration: tuple[SeriesFile, ...] = ()
     verification: tuple[SeriesFile, ...] = ()
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        engines = self.engines
+        int8 = CpuPrecision.INT8 in engines.openvino or GpuPrecision.INT8 in engines.tensorrt
+        _require(
+            bool(self.calibration) or not int8,
+            "export.calibration: expected at least one series, because export.engines has int8, "
+            "whose ranges are measured on real images; name a series or leave int8 out",
+        )
 
 
 @dataclass(frozen=True)
