@@ -1,0 +1,237 @@
+"""One description of how a model is served ▶ Triton's own configuration messages, both profiles.
+
+ModelSpec, Serving ─▶ ensemble │ <model>_prep │ <model>_net, each for gpu and for cpu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tritonclient.grpc.model_config_pb2 import (
+    TYPE_FP32,
+    TYPE_INT16,
+    TYPE_INT32,
+    TYPE_UINT8,
+    ModelConfig,
+    ModelDynamicBatching,
+    ModelEnsembling,
+    ModelInput,
+    ModelInstanceGroup,
+    ModelOptimizationPolicy,
+    ModelOutput,
+    ModelParameter,
+    ModelVersionPolicy,
+    ModelWarmup,
+)
+
+from export.errors import RecipeError
+from export.recipe import CpuPrecision, GpuPrecision, Recipe
+from preprocess.spec import Head, ModelSpec
+
+__all__ = ("Profile", "Serving", "Step", "configuration", "graph_batches", "warm_up_batches")
+
+GRAPH_INPUT = "image"
+GRAPH_MASK = "mask"
+"""Names that every exported graph has, whatever the wire calls its tensors."""
+
+CUDA = ModelOptimizationPolicy.Cuda
+PINNED = ModelOptimizationPolicy.PinnedMemoryBuffer
+
+
+class Profile(StrEnum):
+    """Which of Triton's configurations: ``config.pbtxt`` or ``configs/cpu.pbtxt``."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+
+    @property
+    def file(self) -> str:
+        """Where it lies in a model's folder."""
+        return "config.pbtxt" if self is Profile.GPU else "configs/cpu.pbtxt"
+
+
+class Step(StrEnum):
+    """The three models that serve one description; the value ends their names."""
+
+    ENSEMBLE = ""
+    PREP = "_prep"
+    NET = "_net"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served.
+
+    Attributes:
+        cpu: How OpenVINO computes.
+        cpu_file: What OpenVINO reads in the network's version folder: an ONNX or an XML file.
+        gpu: How the TensorRT plan computes.
+        batch_cpu: Largest batch of the cpu profile.
+        batch_gpu: Smallest, most frequent and largest batch of the plan.
+        embedding: Numbers in the embedding; 0 where the model has no such head.
+        scores: Channels of the class scores; None means one for each class and the background.
+    """
+
+    cpu: CpuPrecision = CpuPrecision.F32
+    cpu_file: str = "model.onnx"
+    gpu: GpuPrecision = GpuPrecision.FP16
+    batch_cpu: int = 8
+    batch_gpu: tuple[int, int, int] = (1, 8, 32)
+    embedding: int = 0
+    scores: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, embedding: int = 0, scores: int | None = None) -> Serving:
+        """What a recipe asks for; INT8 on the CPU is served from OpenVINO's own format."""
+        engines = recipe.export.engines
+        file = "model.xml" if engines.cpu is CpuPrecision.INT8 else "model.onnx"
+        return cls(
+            engines.cpu, file, engines.gpu, engines.batch_cpu, engines.batch_gpu, embedding, scores
+        )
+
+    def max_batch(self, profile: Profile) -> int:
+        """Largest batch of a profile."""
+        return self.batch_gpu[2] if profile is Profile.GPU else self.batch_cpu
+
+
+def configuration(spec: ModelSpec, serving: Serving, step: Step, profile: Profile) -> ModelConfig:
+    """The configuration of one of the three models in one profile.
+
+    Raises:
+        RecipeError: The model has an embedding head of unknown size.
+    """
+    if Head.EMBEDDING in spec.heads and serving.embedding < 1:
+        raise RecipeError(f"{spec.name}: expected the size of its embedding, got none")
+    config = ModelConfig(
+        name=f"{spec.name}{step}",
+        max_batch_size=serving.max_batch(profile),
+        version_policy=ModelVersionPolicy(latest=ModelVersionPolicy.Latest(num_versions=1)),
+    )
+    match step:
+        case Step.ENSEMBLE:
+            _fill_ensemble(config, spec, serving)
+        case Step.PREP:
+            _fill_prep(config, spec, serving, profile)
+        case Step.NET:
+            _fill_net(config, spec, serving, profile)
+    return config
+
+
+def warm_up_batches(serving: Serving) -> tuple[int, ...]:
+    """Batch sizes of the warm-up requests of the gpu profile: the plan's smallest and largest."""
+    return _ascending((serving.batch_gpu[0], serving.batch_gpu[2]))
+
+
+def graph_batches(serving: Serving) -> tuple[int, ...]:
+    """Batch sizes that get a CUDA graph: powers of two, and the three of the plan's profile."""
+    low, _, high = serving.batch_gpu
+    powers = (1 << n for n in range(high.bit_length()))
+    return _ascending((*serving.batch_gpu, *(n for n in powers if low <= n <= high)))
+
+
+def _fill_ensemble(config: ModelConfig, spec: ModelSpec, serving: Serving) -> None:
+    names = spec.tensors
+    wire = {name: name for name in (names.image, names.region, names.size, names.intensity)}
+    answers = {GRAPH_MASK: names.mask} | {str(head): str(head) for head in spec.heads}
+    config.platform = "ensemble"
+    config.input.extend(_wire_inputs(spec))
+    config.output.extend(_answers(spec, serving, names.mask))
+    config.ensemble_scheduling.step.extend(
+        (
+            ModelEnsembling.Step(
+                model_name=f"{spec.name}{Step.PREP}",
+                model_version=-1,
+                input_map=wire,
+                output_map={names.network: names.network},
+            ),
+            ModelEnsembling.Step(
+                model_name=f"{spec.name}{Step.NET}",
+                model_version=-1,
+                input_map={GRAPH_INPUT: names.network},
+                output_map=answers,
+            ),
+        )
+    )
+
+
+def _fill_prep(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: Profile) -> None:
+    names, canvas = spec.tensors, spec.geometry.size
+    config.backend = "dali" if profile is Profile.GPU else "python"
+    config.input.extend(_wire_inputs(spec, ragged=True))
+    config.output.append(ModelOutput(name=names.network, data_type=TYPE_FP32, dims=[1, *canvas]))
+    _fill_execution(config, profile)
+
+
+def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: Profile) -> None:
+    image = ModelInput(name=GRAPH_INPUT, data_type=TYPE_FP32, dims=[1, *spec.geometry.size])
+    config.input.append(image)
+    config.output.extend(_answers(spec, serving, GRAPH_MASK))
+    _fill_execution(config, profile)
+    if profile is Profile.CPU:
+        config.backend = "python"
+        _fill_parameters(
+            config,
+            engine=f"OpenVINO {serving.cpu}",
+            precision=str(serving.cpu),
+            file=serving.cpu_file,
+        )
+        return
+    config.platform = "tensorrt_plan"
+    config.default_model_filename = "model.plan"
+    _fill_parameters(config, engine=f"TensorRT {serving.gpu}", precision=str(serving.gpu))
+    graphs = [CUDA.GraphSpec(batch_size=size) for size in graph_batches(serving)]
+    for graph in graphs:
+        graph.input[GRAPH_INPUT].dim.extend(image.dims)
+    config.optimization.cuda.CopyFrom(CUDA(graphs=True, graph_spec=graphs, output_copy_stream=True))
+    config.optimization.input_pinned_memory.CopyFrom(PINNED(enable=True))
+    config.optimization.output_pinned_memory.CopyFrom(PINNED(enable=True))
+    zeros = ModelWarmup.Input(data_type=TYPE_FP32, dims=image.dims, zero_data=True)
+    config.model_warmup.extend(
+        ModelWarmup(name=f"batch_{size}", batch_size=size, inputs={GRAPH_INPUT: zeros})
+        for size in warm_up_batches(serving)
+    )
+
+
+def _fill_execution(config: ModelConfig, profile: Profile) -> None:
+    kind = ModelInstanceGroup.KIND_GPU if profile is Profile.GPU else ModelInstanceGroup.KIND_CPU
+    config.dynamic_batching.CopyFrom(ModelDynamicBatching(max_queue_delay_microseconds=0))
+    config.instance_group.append(ModelInstanceGroup(count=1, kind=kind))
+
+
+def _fill_parameters(config: ModelConfig, **values: str) -> None:
+    for key, value in values.items():
+        config.parameters[key].CopyFrom(ModelParameter(string_value=value))
+
+
+def _wire_inputs(spec: ModelSpec, *, ragged: bool = False) -> list[ModelInput]:
+    names = spec.tensors
+    image = ModelInput(
+        name=names.image, data_type=TYPE_INT16, dims=[-1, -1], allow_ragged_batch=ragged
+    )
+    return [
+        image,
+        ModelInput(name=names.region, data_type=TYPE_FP32, dims=[4]),
+        ModelInput(name=names.size, data_type=TYPE_INT32, dims=[2]),
+        ModelInput(name=names.intensity, data_type=TYPE_FP32, dims=[4]),
+    ]
+
+
+def _answers(spec: ModelSpec, serving: Serving, mask: str) -> list[ModelOutput]:
+    canvas = spec.geometry.size
+    scores = serving.scores or len(spec.segments) + 1
+    known = {
+        Head.UNCERTAINTY: (TYPE_UINT8, canvas),
+        Head.LOGITS: (TYPE_FP32, (scores, *canvas)),
+        Head.EMBEDDING: (TYPE_FP32, (serving.embedding,)),
+    }
+    heads = [
+        ModelOutput(name=str(head), data_type=known[head][0], dims=known[head][1])
+        for head in spec.heads
+    ]
+    return [ModelOutput(name=mask, data_type=TYPE_UINT8, dims=canvas), *heads]
+
+
+def _ascending(sizes: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(sizes)))
