@@ -15,7 +15,7 @@ from client.dicom.reader import read_study
 from client.dicom.series import ReadLimits, Series
 from client.errors import ConfigurationError
 from preprocess.plan import SeriesPlan, plan_series
-from preprocess.reference import preprocess_slice
+from preprocess.reference import network_image
 from preprocess.spec import ModelSpec
 
 __all__ = ("Material", "load_material")
@@ -95,15 +95,7 @@ def _read(files: tuple[Path, ...]) -> Series:
 def _reference_images(
     plan: SeriesPlan, stored: NDArray[np.int16], spec: ModelSpec
 ) -> NDArray[np.float32]:
-    names = spec.tensors
     images = np.empty((len(stored), 1, *spec.geometry.size), dtype=np.float32)
     for image, one in zip(images, stored, strict=True):
-        tensors = plan.tensors(one)
-        image[...] = preprocess_slice(
-            tensors[names.image],
-            tensors[names.region],
-            tensors[names.size],
-            tensors[names.intensity],
-            spec.geometry.size,
-        )
+        image[...] = network_image(spec, plan.tensors(one))
     return images

@@ -1,6 +1,8 @@
 """The preprocessing as one DALI pipeline, the same function on the CPU and on the GPU.
 
 image, region, size, intensity ─▶ resize ─▶ clamp ─▶ centre on the canvas ─▶ affine ─▶ network
+
+Where the model pads with zero, the last two change places.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from nvidia.dali import fn, math
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import Constant, DALIDataType, DALIInterpType
 
-from preprocess.spec import ModelSpec
+from preprocess.spec import ModelSpec, Padding
 
 __all__ = ("build_pipeline", "network_input")
 
@@ -73,7 +75,10 @@ def network_input(spec: ModelSpec, device: Literal["cpu", "gpu"]) -> Any:
     clamped = math.clamp(resized * intensity[0] + intensity[1], 0.0, 1.0)
     full = Constant(canvas, dtype=DALIDataType.INT32)  # type: ignore[no-untyped-call]
     margin = (full - size) // 2
-    centred = fn.slice(
-        clamped, start=-margin, shape=canvas, axes=[1, 2], out_of_bounds_policy="pad"
-    )
-    return centred * intensity[2] + intensity[3]
+    if spec.intensity.padding is Padding.ZERO:
+        return _centre(clamped * intensity[2] + intensity[3], margin, canvas)
+    return _centre(clamped, margin, canvas) * intensity[2] + intensity[3]
+
+
+def _centre(image: Any, margin: Any, canvas: list[int]) -> Any:
+    return fn.slice(image, start=-margin, shape=canvas, axes=[1, 2], out_of_bounds_policy="pad")

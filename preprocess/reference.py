@@ -1,16 +1,42 @@
 """The preprocessing in NumPy: slow, plain, and what every other implementation is held to.
 
 image ─▶ resize the region (triangular filter) ─▶ clamp ─▶ centre on the canvas ─▶ affine
+
+Where the model pads with zero, the last two change places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ("preprocess_slice", "resize_matrix")
+from preprocess.spec import ModelSpec, Padding
+
+__all__ = ("network_image", "preprocess_slice", "resize_matrix")
+
+
+def network_image(spec: ModelSpec, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """One slice as the model's network sees it.
+
+    Args:
+        spec: The model.
+        tensors: ``SeriesPlan.tensors`` of the slice.
+
+    Returns:
+        float32 [1, canvas rows, canvas columns].
+    """
+    names = spec.tensors
+    return preprocess_slice(
+        tensors[names.image],
+        tensors[names.region],
+        tensors[names.size],
+        tensors[names.intensity],
+        spec.geometry.size,
+        padding=spec.intensity.padding,
+    )
 
 
 def preprocess_slice(
@@ -19,6 +45,8 @@ def preprocess_slice(
     size: Sequence[int] | NDArray[np.int32],
     intensity: Sequence[float] | NDArray[np.float32],
     canvas: tuple[int, int],
+    *,
+    padding: Padding = Padding.LOW,
 ) -> NDArray[np.float32]:
     """One slice on the network's canvas.
 
@@ -28,6 +56,7 @@ def preprocess_slice(
         size: Rows and columns after resizing.
         intensity: (scale, offset, gain, bias), see ``IntensityPlan``.
         canvas: Rows and columns of the result.
+        padding: What lies around the resized slice.
 
     Returns:
         float32 [1, canvas rows, canvas columns].
@@ -38,7 +67,10 @@ def preprocess_slice(
     down = resize_matrix(image.shape[0], y0, y1, height)
     across = resize_matrix(image.shape[1], x0, x1, width)
     u = np.clip(down @ image.astype(np.float64) @ across.T * scale + offset, 0, 1)
-    y = _centre(u, canvas) * gain + bias
+    if padding is Padding.ZERO:
+        y = _centre(u * gain + bias, canvas)
+    else:
+        y = _centre(u, canvas) * gain + bias
     return y.astype(np.float32)[None]
 
 

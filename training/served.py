@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from preprocess.cleanup import native_mask
 from preprocess.plan import plan_series
-from preprocess.reference import preprocess_slice
+from preprocess.reference import network_image
 from preprocess.spec import ModelSpec, load_model_spec
 from training.volumes import Volume
 
@@ -47,16 +47,10 @@ class ServedNet:
         """
         stored = np.rint(volume.voxels).astype(np.int16)
         plan = plan_series(self.spec, stored, volume.geometry)
-        names, canvas = self.spec.tensors, self.spec.geometry.size
         masks = []
         for start in range(0, len(stored), _BATCH):
-            inputs = [plan.tensors(image) for image in stored[start : start + _BATCH]]
-            images = [
-                preprocess_slice(
-                    t[names.image], t[names.region], t[names.size], t[names.intensity], canvas
-                )
-                for t in inputs
-            ]
+            part = stored[start : start + _BATCH]
+            images = [network_image(self.spec, plan.tensors(image)) for image in part]
             (batch,) = self.session.run(["mask"], {"image": np.stack(images)})
             masks.append(batch)
         return native_mask(plan, np.concatenate(masks), volume.spacing_mm, self.spec)

@@ -12,7 +12,7 @@ from client.errors import RefusalCode, Rejected
 from client.triton.inference import ModelIdentity, Progress
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
-from preprocess.reference import preprocess_slice
+from preprocess.reference import network_image
 from preprocess.spec import ModelSpec
 
 __all__ = ("FakeSegmenter", "threshold")
@@ -65,16 +65,8 @@ class FakeSegmenter:
         )
 
     def _segment_slice(self, plan: SeriesPlan, stored: NDArray[np.int16]) -> NDArray[np.uint8]:
-        names = self._spec.tensors
         try:
             tensors = plan.tensors(stored)
         except PlanError as error:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
-        image = preprocess_slice(
-            tensors[names.image],
-            tensors[names.region],
-            tensors[names.size],
-            tensors[names.intensity],
-            self._spec.geometry.size,
-        )
-        return self._network(image[0])
+        return self._network(network_image(self._spec, tensors)[0])

@@ -6,6 +6,7 @@ side of 400 pixels that is a few 1e-5 of a pixel, times the steepest edge of whi
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,20 @@ import pytest
 from numpy.typing import NDArray
 
 from preprocess.geometry import SliceGeometry
+from preprocess.normalisation import (
+    HuWindow,
+    IntensityKind,
+    IntensitySpec,
+    Padding,
+    PercentileRange,
+    PercentileZScore,
+    ZScore,
+    ZScoreRegion,
+)
 from preprocess.pipeline import build_pipeline
 from preprocess.plan import plan_series
-from preprocess.reference import preprocess_slice, resize_matrix
-from preprocess.spec import ModelSpec, load_model_spec
+from preprocess.reference import network_image, preprocess_slice, resize_matrix
+from preprocess.spec import GeometrySpec, ModelSpec, load_model_spec
 
 pytestmark = pytest.mark.unit
 
@@ -37,6 +48,16 @@ def pipeline(spec: ModelSpec) -> Any:
     made = build_pipeline(spec, device="cpu", max_batch_size=8)
     made.build()
     return made
+
+
+NORMALISATIONS: tuple[IntensitySpec, ...] = (
+    HuWindow(IntensityKind.HU_WINDOW, -160, 240, -1.5, 2.0),
+    PercentileZScore(IntensityKind.PERCENTILE_ZSCORE, 0.5, 99.5, 0.1),
+    PercentileRange(IntensityKind.PERCENTILE_RANGE, 1, 98, -1.0, 1.0),
+    ZScore(IntensityKind.ZSCORE),
+    ZScore(IntensityKind.ZSCORE, ZScoreRegion.NONZERO_BOX),
+)
+ORIENTATIONS = [(1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (0, 1, 0, 0, 0, -1), (0, 0, 1, -1, 0, 0)]
 
 
 def run(pipeline: Any, samples: list[Sample]) -> NDArray[np.float32]:
@@ -75,6 +96,51 @@ def test_dali_gives_the_reference(spec: ModelSpec, pipeline: Any, seed: int) -> 
     assert got.shape == (len(samples), 1, *spec.geometry.size)
     for sample, image in zip(samples, got, strict=True):
         np.testing.assert_allclose(image, reference(spec, sample), atol=3.0 * TOLERANCE)
+
+
+@pytest.mark.parametrize("padding", Padding)
+@pytest.mark.parametrize("normalisation", NORMALISATIONS, ids=lambda one: f"{one.kind}")
+def test_dali_gives_the_reference_for_every_normalisation(
+    spec: ModelSpec, normalisation: IntensitySpec, padding: Padding
+) -> None:
+    """Planned series, turned and flipped, of other pixel distances; larger and smaller than the
+    canvas, whose two pixel distances differ."""
+    model = dataclasses.replace(
+        spec,
+        geometry=GeometrySpec(spacing_mm=(0.8, 1.3), size=(128, 160)),
+        intensity=dataclasses.replace(normalisation, padding=padding),
+    )
+    pipeline = build_pipeline(model, device="cpu", max_batch_size=8)
+    pipeline.build()
+    for seed, orientation in enumerate(ORIENTATIONS):
+        rng = np.random.default_rng(seed)
+        rows, columns = (int(side) for side in rng.integers(40, 220, 2))
+        stored = np.zeros((3, rows, columns), np.int16)
+        stored[:, 5:-9, 7:-4] = rng.integers(-1000, 2000, (3, rows - 14, columns - 11))
+        row_mm, column_mm = rng.uniform(0.6, 1.4, 2)
+        grid = SliceGeometry(rows, columns, row_mm, column_mm, orientation)
+        plan = plan_series(model, stored, grid, slope=(-1.0 if seed == 1 else 0.5), intercept=40.0)
+        samples = [plan.tensors(one) for one in stored]
+        for sample, image in zip(samples, run(pipeline, samples), strict=True):
+            expected = network_image(model, sample)
+            np.testing.assert_allclose(image, expected, atol=plan.intensity.gain * TOLERANCE)
+
+
+@pytest.mark.parametrize("padding", Padding)
+def test_around_the_picture_lies_what_the_padding_says(spec: ModelSpec, padding: Padding) -> None:
+    model = dataclasses.replace(
+        spec, intensity=HuWindow(IntensityKind.HU_WINDOW, 0, 100, -2.0, 3.0, padding)
+    )
+    stored = np.full((1, 100, 200), 50, np.int16)
+    plan = plan_series(model, stored, SliceGeometry(100, 200, 1.0, 1.0, (1, 0, 0, 0, 1, 0)))
+    pipeline = build_pipeline(model, device="cpu", max_batch_size=1)
+    pipeline.build()
+    sample = plan.tensors(stored[0])
+    for image in (run(pipeline, [sample])[0, 0], network_image(model, sample)[0]):
+        inside = np.zeros(image.shape, bool)
+        inside[78:178, 28:228] = True
+        np.testing.assert_allclose(image[inside], 0.5, atol=1e-6)
+        assert (image[~inside] == {Padding.LOW: -2.0, Padding.ZERO: 0.0}[padding]).all()
 
 
 def test_a_batch_gives_what_its_slices_give_alone(pipeline: Any) -> None:
