@@ -4,12 +4,16 @@ python -m training.make_sample --nifti ch2.nii.gz --brain ch2bet.nii.gz --aal aa
     --out samples/colin27_mr
 """
 
+# mypy: disallow-untyped-calls=False
+# nibabel's constructors carry no types.
+
 from __future__ import annotations
 
 import argparse
 import hashlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -18,7 +22,7 @@ from pydicom.uid import UID, JPEG2000Lossless, MRImageStorage
 from training.reference import brain_from_stripped, classes_from_aal
 from training.volumes import Volume, load_nifti
 
-__all__ = ("main", "sample_uid", "slice_dataset", "write_series")
+__all__ = ("main", "sample_uid", "slice_dataset", "write_labels", "write_series")
 
 
 def sample_uid(*parts: str) -> UID:
@@ -96,18 +100,38 @@ def write_series(volume: Volume, folder: Path) -> None:
         )
 
 
+def write_labels(classes: NDArray[np.uint8], volume: Volume, path: Path) -> None:
+    """Write classes on the grid of an axial series as NIfTI, which any tool lays over it.
+
+    Args:
+        classes: One class a voxel, of the shape of the series.
+        volume: The series.
+        path: The file, `.nii.gz`.
+    """
+    x, y, z = volume.position_mm(0)
+    slices, rows, columns = volume.spacing_mm
+    affine = np.diag([-columns, -rows, slices, 1.0])  # NIfTI's axes are RAS, the series' LPS
+    affine[:3, 3] = -x, -y, z
+    image = nib.Nifti1Image(np.ascontiguousarray(classes.transpose(2, 1, 0)), affine)
+    image.set_qform(affine, code="scanner")
+    image.set_sform(affine, code="scanner")
+    nib.save(image, path)
+
+
 def main() -> None:
-    """Write the series and `reference.npz` (brain, structures: uint8 on the series' grid)."""
+    """Write the series, its reference masks (`reference.npz`) and `labels.nii.gz`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nifti", type=Path, required=True)
     parser.add_argument("--brain", type=Path, required=True)
     parser.add_argument("--aal", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    write_series(load_nifti(args.nifti, "axial"), args.out)
+    volume = load_nifti(args.nifti, "axial")
+    write_series(volume, args.out)
     brain = brain_from_stripped(load_nifti(args.brain, "axial").voxels)
     structures = classes_from_aal(load_nifti(args.aal, "axial").voxels)
     np.savez_compressed(args.out / "reference.npz", brain=brain, structures=structures)
+    write_labels(structures, volume, args.out / "labels.nii.gz")
 
 
 if __name__ == "__main__":

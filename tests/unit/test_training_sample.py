@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
+
+from training.make_sample import write_labels
+from training.volumes import Volume
 
 pytestmark = pytest.mark.unit
 
@@ -70,3 +76,20 @@ def test_columns_grow_to_the_left_and_rows_to_the_back() -> None:
     putamen = np.argwhere(structures == 6)
     assert (putamen[:, 2] > 90).sum() == AAL_LEFT_PUTAMEN_VOXELS
     assert (putamen[:, 2] < 90).sum() == AAL_RIGHT_PUTAMEN_VOXELS
+
+
+def test_the_labels_file_lies_on_the_series_and_is_written_the_same_again(tmp_path: Path) -> None:
+    first = pydicom.dcmread(FILES[0], stop_before_pixels=True)
+    left, posterior, superior = map(float, first.ImagePositionPatient)
+    with np.load(FOLDER / "reference.npz") as reference:
+        structures = reference["structures"]
+    again = tmp_path / "labels.nii.gz"
+    write_labels(
+        structures, Volume(structures, (1, 1, 1), "axial", (left, posterior, superior)), again
+    )
+    committed = (FOLDER / "labels.nii.gz").read_bytes()
+    assert gzip.decompress(again.read_bytes()) == gzip.decompress(committed)
+    image: Any = SimpleITK.ReadImage(again)
+    assert image.GetOrigin() == (left, posterior, superior)
+    assert image.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(image), structures)
