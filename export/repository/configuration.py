@@ -34,6 +34,7 @@ NOTES: dict[tuple[Step, Profile], tuple[str, ...]] = {
     (Step.PREP, Profile.GPU): (
         "First step of {name}, gpu profile: 1/model.dali, or else 1/dali.py, which the backend "
         "serialises.",
+        "Warm-up is for this profile only: the cpu profile's first request is as quick as any.",
         BATCHING,
     ),
     (Step.PREP, Profile.CPU): (

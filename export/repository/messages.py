@@ -5,6 +5,7 @@ ModelSpec, Serving ─▶ ensemble │ <model>_prep │ <model>_net, each for gp
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,7 +31,15 @@ from export.errors import RecipeError
 from export.recipe import CpuPrecision, GpuPrecision, Recipe
 from preprocess.spec import Head, ModelSpec
 
-__all__ = ("Profile", "Serving", "Step", "configuration", "graph_batches", "warm_up_batches")
+__all__ = (
+    "Profile",
+    "Serving",
+    "Step",
+    "configuration",
+    "graph_batches",
+    "warm_up_batches",
+    "warm_up_files",
+)
 
 GRAPH_INPUT = "image"
 GRAPH_MASK = "mask"
@@ -124,6 +133,19 @@ def warm_up_batches(serving: Serving) -> tuple[int, ...]:
     return _ascending((serving.batch_gpu[0], serving.batch_gpu[2]))
 
 
+def warm_up_files(spec: ModelSpec) -> dict[str, bytes]:
+    """What the warm-up requests of ``<model>_prep`` read, by its path in the repository.
+
+    Triton reads one slice's worth and repeats it for the batch.
+    """
+    rows, columns = spec.geometry.size
+    folder = f"{spec.name}{Step.PREP}/warmup"
+    return {
+        f"{folder}/region": struct.pack("<4f", 0, 0, rows, columns),
+        f"{folder}/size": struct.pack("<2i", rows, columns),
+    }
+
+
 def graph_batches(serving: Serving) -> tuple[int, ...]:
     """Batch sizes that get a CUDA graph: powers of two, and the three of the plan's profile."""
     low, _, high = serving.batch_gpu
@@ -162,6 +184,8 @@ def _fill_prep(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: 
     config.input.extend(_wire_inputs(spec, ragged=True))
     config.output.append(ModelOutput(name=names.network, data_type=TYPE_FP32, dims=[1, *canvas]))
     _fill_execution(config, profile)
+    if profile is Profile.GPU:
+        config.model_warmup.extend(_prep_warm_up(spec, size) for size in warm_up_batches(serving))
 
 
 def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: Profile) -> None:
@@ -192,6 +216,18 @@ def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: P
         ModelWarmup(name=f"batch_{size}", batch_size=size, inputs={GRAPH_INPUT: zeros})
         for size in warm_up_batches(serving)
     )
+
+
+def _prep_warm_up(spec: ModelSpec, batch: int) -> ModelWarmup:
+    """Black slices that fill the canvas; a region and a size of zeros would be refused."""
+    names, warm = spec.tensors, ModelWarmup.Input
+    inputs = {
+        names.image: warm(data_type=TYPE_INT16, dims=spec.geometry.size, zero_data=True),
+        names.region: warm(data_type=TYPE_FP32, dims=[4], input_data_file="region"),
+        names.size: warm(data_type=TYPE_INT32, dims=[2], input_data_file="size"),
+        names.intensity: warm(data_type=TYPE_FP32, dims=[4], zero_data=True),
+    }
+    return ModelWarmup(name=f"batch_{batch}", batch_size=batch, inputs=inputs)
 
 
 def _fill_execution(config: ModelConfig, profile: Profile) -> None:
