@@ -12,6 +12,7 @@ import torch
 from export.errors import GraphError
 from export.graph.heads import ExportedNetwork
 from export.graph.inspecting import GraphInfo, TensorInfo, describe, inspect_graph
+from export.graph.joining import join
 from export.graph.planning import IMAGE, LOGITS, MASK, GraphPlan, plan_graph, score_channels
 from export.graph.tracing import OPSET, trace
 from export.recipe import GraphOptions
@@ -65,6 +66,8 @@ def export_graph(
 
 
 def _traced(network: SourceNetwork, plan: GraphPlan, names: tuple[str, ...]) -> onnx.ModelProto:
+    if network.onnx is not None:
+        return join(network, network.onnx, plan, names)
     module = ExportedNetwork(network.module, plan, network.decision).eval()
     axes = range(2, 2 + len(plan.canvas)) if plan.dynamic_spatial else ()
     return trace(module, {IMAGE: (network.channels, *plan.canvas)}, names, tuple(axes))

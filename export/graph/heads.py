@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.errors import RecipeError
+from export.errors import GraphError, RecipeError
 from export.graph.planning import GraphPlan
 from export.sources.network import Decision, DecisionKind
 from export.sources.orientation import Turn
@@ -83,36 +83,58 @@ class Heads(nn.Module):
             if head is Head.UNCERTAINTY:
                 answers.append(uncertainty(logits, self.decision))
             elif head is Head.EMBEDDING and features is not None:
-                answers.append(features.flatten(2).mean(2) if features.ndim > 2 else features)
+                answers.append(_over_space(features))
         return (*answers, logits)
 
 
+def _over_space(features: Tensor) -> Tensor:
+    space = tuple(range(2, features.ndim))
+    return features.mean(space) if space else features
+
+
 class ExportedNetwork(nn.Module):
-    """What is exported: canvas image [N, channels, *canvas] ▶ outputs of ``Heads``."""
+    """What is exported: canvas image [N, channels, *canvas] ▶ outputs of ``Heads``.
+
+    Raises:
+        RecipeError: The network has no module of the embedding's name.
+    """
 
     def __init__(self, module: nn.Module, plan: GraphPlan, decision: Decision) -> None:
         super().__init__()
         self.module = module
         self.turn = plan.turn
         self.heads = Heads(plan, decision)
-        self._features: list[Tensor] = []
+        self.embedding = plan.embedding
         if plan.embedding is not None:
-            _named(module, plan.embedding).register_forward_hook(self._keep)
+            _require_module(module, plan.embedding)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Answers for images; see ``Heads.forward``."""
-        self._features.clear()
-        scores = self.module(self.turn.to_network(image))
-        features = self._features.pop() if self._features else None
-        return self.heads(scores, features)
+        """Answers for images; see ``Heads.forward``.
 
-    def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self._features.append(output)
+        Raises:
+            GraphError: The module that embeds did not answer one tensor with features.
+        """
+        turned = self.turn.to_network(image)
+        if self.embedding is None:
+            return self.heads(self.module(turned))
+        kept: list[Tensor] = []
+        hook = self.module.get_submodule(self.embedding).register_forward_hook(
+            lambda _module, _inputs, output: kept.append(output)
+        )
+        try:
+            scores = self.module(turned)
+        finally:
+            hook.remove()
+        if len(kept) != 1 or not isinstance(kept[0], Tensor) or kept[0].ndim < 2:
+            raise GraphError(
+                f"export.graph.embedding {self.embedding!r}: expected one tensor [N, features, "
+                f"...] for a forward pass, came {[type(value).__name__ for value in kept]}"
+            )
+        return self.heads(scores, kept[0])
 
 
-def _named(module: nn.Module, name: str) -> nn.Module:
-    modules = dict(module.named_modules())
-    if name in modules and name:
-        return modules[name]
-    near = get_close_matches(name, modules, n=4, cutoff=0.3) or list(modules)[1:5]
-    raise RecipeError(f"export.graph.embedding: no module {name!r}; near it: {', '.join(near)}")
+def _require_module(module: nn.Module, name: str) -> None:
+    names = [known for known, _ in module.named_modules() if known]
+    if name not in names:
+        near = get_close_matches(name, names, n=4, cutoff=0.3) or names[:4]
+        raise RecipeError(f"export.graph.embedding: no module {name!r}; near it: {', '.join(near)}")

@@ -37,8 +37,12 @@ class _Shape:
     planes: tuple[Plane, ...]
 
 
-def read_described(recipe: Recipe) -> Described:
+def read_described(recipe: Recipe, axes: int = 2) -> Described:
     """Reads ``geometry.size``, ``route.planes``, ``segments`` and the orientation of a recipe.
+
+    Args:
+        recipe: The recipe.
+        axes: Number of the network's spatial axes.
 
     Raises:
         RecipeError: A key is missing or wrong.
@@ -53,5 +57,5 @@ def read_described(recipe: Recipe) -> Described:
             f"{recipe.path}: a source of this kind does not say what it takes and answers; "
             f"expected geometry.size, route.planes and segments: {error}"
         ) from error
-    turn = plan_turn(recipe.export.graph.orientation, shape.planes)
+    turn = plan_turn(recipe.export.graph.orientation, shape.planes, axes)
     return Described(shape.size, shape.planes, classes, turn)

@@ -43,6 +43,7 @@ class SourceNetwork:
             image [N, channels, *spatial] ▶ scores [N, score channels, *spatial];
             None where the source is an ONNX file.
         onnx: The ONNX file, None where the source is a module.
+        scores: Name of the tensor of class scores in the ONNX file.
         channels: Input channels.
         spatial: Size of the spatial axes the network was made for, in the network's own axes:
             2 numbers (rows, columns) or 3 (slices, rows, columns).
@@ -68,3 +69,4 @@ class SourceNetwork:
     intensity: IntensitySpec | None = None
     labels: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    scores: str = ""
