@@ -2,12 +2,13 @@
 
 PreprocessError
 ├── SpecError       a model description is wrong: mend the file
-└── PlanError       a series cannot be planned: its geometry or intensities make no sense
+├── PlanError       a series cannot be planned: its geometry or intensities make no sense
+└── ServingError    a served network's configuration, file and CPU do not fit: build it again
 """
 
 from __future__ import annotations
 
-__all__ = ("PlanError", "PreprocessError", "SpecError")
+__all__ = ("PlanError", "PreprocessError", "ServingError", "SpecError")
 
 
 class PreprocessError(ValueError):
@@ -20,3 +21,7 @@ class SpecError(PreprocessError):
 
 class PlanError(PreprocessError):
     """A series has a geometry or intensities for which no plan exists."""
+
+
+class ServingError(PreprocessError):
+    """A network cannot be served: its configuration, its file and this CPU do not fit together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,25 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ("write_network",)
+from preprocess.spec import Head
+
+__all__ = ("EMBEDDING", "write_network")
 
 WIDTHS = (8, 16)
 CLASSES = 12
+EMBEDDING = WIDTHS[1]
 
 
-def write_network(path: Path, side: int = 256, seed: int = 0) -> None:
+def write_network(path: Path, side: int = 256, seed: int = 0, heads: Collection[Head] = ()) -> None:
     """Writes a random two-level U-Net: image float32 [N, 1, side, side] to mask uint8 [N, ...].
 
     It looks at its neighbourhood and uses every class, so that masks tell slices apart.
+
+    Args:
+        path: The file to write.
+        side: Rows and columns.
+        seed: Of the weights.
+        heads: What it answers beside the mask; the embedding is the mean of the lower level.
     """
     rng = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
@@ -49,11 +59,31 @@ def write_network(path: Path, side: int = 256, seed: int = 0) -> None:
     logits = convolve("logits", both, (sum(WIDTHS), CLASSES), size=1)
     best = add("ArgMax", [logits], "best", axis=1, keepdims=0)
     add("Cast", [best], "mask", to=TensorProto.UINT8)
+    if heads:
+        share = add("Softmax", [logits], "share", axis=1)
+        least = constant("least", np.array(1e-30, dtype=np.float32))
+        surprise = add("Log", [add("Max", [share, least], "bounded")], "surprise")
+        axes = constant("axes", np.array([1]))
+        entropy = add(
+            "ReduceSum", [add("Mul", [share, surprise], "terms"), axes], "entropy", keepdims=0
+        )
+        full = constant("full", np.array(-255 / np.log(CLASSES), dtype=np.float32))
+        level = add("Round", [add("Mul", [entropy, full], "scaled")], "level")
+        add("Cast", [level], Head.UNCERTAINTY, to=TensorProto.UINT8)
+        features = add("GlobalAveragePool", [low], "features")
+        add("Flatten", [features], Head.EMBEDDING)
+    shapes: dict[str, tuple[int, list[str | int]]] = {
+        "mask": (TensorProto.UINT8, ["N", side, side]),
+        Head.UNCERTAINTY: (TensorProto.UINT8, ["N", side, side]),
+        Head.LOGITS: (TensorProto.FLOAT, ["N", CLASSES, side, side]),
+        Head.EMBEDDING: (TensorProto.FLOAT, ["N", EMBEDDING]),
+    }
+    outputs = [helper.make_tensor_value_info(str(name), *shapes[name]) for name in ("mask", *heads)]
     graph = helper.make_graph(
         nodes,
         "network",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, side, side])],
-        [helper.make_tensor_value_info("mask", TensorProto.UINT8, ["N", side, side])],
+        outputs,
         weights,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

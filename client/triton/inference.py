@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput
+from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -23,6 +23,7 @@ from client.errors import RefusalCode, Rejected
 from client.triton.statuses import RETRIED, status_of, translate
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
+from preprocess.serving.configured import MASK, OUTPUTS
 from preprocess.spec import ModelSpec
 
 __all__ = ("ModelIdentity", "Segmenter", "TritonModel", "TritonModelSettings", "connect")
@@ -133,6 +134,7 @@ class TritonModel:
         self._settings = settings
         self._repository = repository
         self._client: Any = None
+        self._hashes: dict[str, str] = {}
 
     @property
     def spec(self) -> ModelSpec:
@@ -184,15 +186,18 @@ class TritonModel:
             version=version,
             server=f"{server.name} {server.version}",
             engine=config.parameters["engine"].string_value,
-            network_sha256=await asyncio.to_thread(self._network_hash, version),
+            network_sha256=await self._network_hash(version),
             spec_sha256=self._spec.sha256,
         )
 
-    def _network_hash(self, version: str) -> str:
+    async def _network_hash(self, version: str) -> str:
+        """Hash of a version's network; a version never changes, so its file is read once."""
         if self._repository is None:
             return ""
-        path = self._repository / f"{self._spec.name}_net" / version / "model.onnx"
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+        if version not in self._hashes:
+            path = self._repository / f"{self._spec.name}_net" / version / "model.onnx"
+            self._hashes[version] = await asyncio.to_thread(_sha256, path)
+        return self._hashes[version]
 
     def _inputs(self, plan: SeriesPlan, part: NDArray[np.int16]) -> list[InferInput]:
         try:
@@ -202,11 +207,19 @@ class TritonModel:
         return [_input(name, np.stack([tensors[name] for tensors in each])) for name in each[0]]
 
     async def _infer(self, inputs: list[InferInput]) -> NDArray[np.uint8]:
-        result = await self._call("infer", self._spec.name, inputs)
-        masks: NDArray[np.uint8] = result.as_numpy(self._spec.tensors.mask)
+        """Asks for the mask alone, the ensemble and, through it, the network."""
+        name = self._spec.tensors.mask
+        result = await self._call(
+            "infer",
+            self._spec.name,
+            inputs,
+            outputs=[InferRequestedOutput(name)],
+            parameters={OUTPUTS: MASK},
+        )
+        masks: NDArray[np.uint8] = result.as_numpy(name)
         return masks
 
-    async def _call(self, method: str, *arguments: object) -> Any:
+    async def _call(self, method: str, *arguments: object, **options: object) -> Any:
         """Calls the server, again and again while it is away, within the stated limits."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._settings.retry_for_s
@@ -214,7 +227,7 @@ class TritonModel:
         while True:
             try:
                 return await getattr(self._client, method)(
-                    *arguments, client_timeout=self._settings.request_timeout_s
+                    *arguments, client_timeout=self._settings.request_timeout_s, **options
                 )
             except InferenceServerException as error:
                 if status_of(error) not in RETRIED or loop.time() + pause_s > give_up:
@@ -232,6 +245,13 @@ def _input(name: str, array: NDArray[Any]) -> InferInput:
     tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
     return tensor
+
+
+def _sha256(path: Path) -> str:
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _together(coroutines: list[Any]) -> None:

@@ -54,7 +54,7 @@ class PreparingModel:
             ready = np.array(self._pipeline.run(**slices)[0].as_tensor())
             parts = np.split(ready, np.cumsum([*counts.values()])[:-1])
             for index, part in zip(counts, parts, strict=True):
-                responses[index] = respond(names.network, part)
+                responses[index] = respond({names.network: part})
         return responses
 
 

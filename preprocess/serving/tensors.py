@@ -7,14 +7,18 @@ in the model repository may touch ``as_numpy`` or construct a ``Tensor``.
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-__all__ = ("invalid", "quiet_capsules", "read", "respond")
+from preprocess.serving.configured import OUTPUTS
+
+__all__ = ("invalid", "quiet_capsules", "read", "respond", "wanted")
 
 
 def read(request: Any, name: str) -> NDArray[Any]:
@@ -27,9 +31,22 @@ def read(request: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def respond(name: str, array: NDArray[Any]) -> Any:
-    """A response with one output; the array must be C-contiguous and writeable."""
-    return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, array)])
+def wanted(request: Any) -> set[str]:
+    """Names of the outputs that a request asks for.
+
+    An ensemble asks its steps for everything, whatever it was asked for itself; but it hands the
+    request's parameters on. So where there is the parameter ``outputs``, it decides.
+    """
+    asked = {str(name) for name in request.requested_output_names()}
+    named = json.loads(request.parameters() or "{}").get(OUTPUTS)
+    return asked if named is None else asked & set(str(named).split(","))
+
+
+def respond(arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """A response with outputs by name; each array must be C-contiguous and writeable."""
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor.from_dlpack(name, array) for name, array in arrays.items()]
+    )
 
 
 def invalid(message: str) -> Any:

@@ -1,0 +1,129 @@
+"""An exported network by OpenVINO, slice by slice.
+
+images ─▶ U-Net with its heads ─▶ mask (, uncertainty, logits, embedding)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from preprocess.errors import ServingError
+from preprocess.serving.configured import Precision, ServedNetwork
+
+__all__ = ("Network",)
+
+CAPABILITIES = {Precision.F32: "FP32", Precision.BF16: "BF16", Precision.INT8: "INT8"}
+HINTS = {Precision.F32: "f32", Precision.BF16: "bf16", Precision.INT8: "f32"}
+"""What is computed in where an operation is not quantised: never OpenVINO's own choice, which on
+many CPUs is bfloat16."""
+
+TYPES = {"TYPE_UINT8": np.dtype(np.uint8), "TYPE_FP32": np.dtype(np.float32)}
+
+
+class Network:
+    """Some outputs of a network, whose answers for a slice do not depend on its batch.
+
+    Every slice is an inference of its own: several go through parallel streams, which costs less
+    CPU time than one large batch, and a single slice through a model compiled for latency. What
+    only other outputs need is not computed.
+
+    Args:
+        served: The network as its configuration describes it.
+        outputs: Names of the outputs that are computed.
+
+    Raises:
+        ServingError: The file is not readable or is not what the configuration says, or this CPU
+            does not compute in the stated precision.
+    """
+
+    def __init__(self, served: ServedNetwork, outputs: Sequence[str]) -> None:
+        core = ov.Core()
+        _require_precision(core, served)
+        self._outputs = {name: served.outputs[name] for name in outputs}
+        try:
+            model = _read(core, served, outputs)
+            single = core.compile_model(model, "CPU", _settings(served, "LATENCY"))
+            streams = core.compile_model(model, "CPU", _settings(served, "THROUGHPUT"))
+        except RuntimeError as error:
+            why = str(error).strip().splitlines()[-1]
+            raise ServingError(f"{served.path.name}: OpenVINO cannot load it: {why}") from error
+        self._single = single.create_infer_request()
+        best = int(streams.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._queue = ov.AsyncInferQueue(streams, 2 * best)
+        self._queue.set_callback(_keep)
+
+    def run(self, images: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+        """Runs slices.
+
+        Args:
+            images: Each float32 [1, rows, columns].
+
+        Returns:
+            The outputs by name, each [slices, ...] and C-contiguous.
+        """
+        answers = {
+            name: np.empty((len(images), *shape), dtype=TYPES[kind])
+            for name, (kind, shape) in self._outputs.items()
+        }
+        each = [
+            {name: answer[index] for name, answer in answers.items()}
+            for index in range(len(images))
+        ]
+        if len(images) == 1:
+            self._single.infer({0: images[0][None]}, share_inputs=True)
+            _keep(self._single, each[0])
+            return answers
+        for image, places in zip(images, each, strict=True):
+            self._queue.start_async({0: image[None]}, userdata=places, share_inputs=True)
+        self._queue.wait_all()
+        return answers
+
+
+def _require_precision(core: ov.Core, served: ServedNetwork) -> None:
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if CAPABILITIES[served.precision] not in able:
+        raise ServingError(
+            f"{served.path.name}: expected a CPU that computes in {served.precision}, this one has "
+            f"{', '.join(able)}; serve the model in f32"
+        )
+
+
+def _read(core: ov.Core, served: ServedNetwork, outputs: Sequence[str]) -> ov.Model:
+    """The network with the given outputs only, for one slice at a time."""
+    model = core.read_model(served.path)
+    model.reshape([1, *served.image])
+    for name in outputs:
+        _require_output(model, served, name)
+    for result in model.get_results():
+        if result.output(0).get_names().isdisjoint(outputs):
+            model.remove_result(result)
+    return model
+
+
+def _require_output(model: ov.Model, served: ServedNetwork, name: str) -> None:
+    kind, shape = served.outputs[name]
+    for output in model.outputs:
+        if name in output.get_names():
+            came = (output.element_type.to_dtype(), tuple(output.shape))
+            if came != (TYPES.get(kind), (1, *shape)):
+                raise ServingError(
+                    f"{served.path.name}: expected the output {name!r} to be {kind} {shape} as "
+                    f"configured, got {came[0]} {came[1][1:]}"
+                )
+            return
+    found = sorted(min(output.get_names()) for output in model.outputs)
+    raise ServingError(f"{served.path.name}: expected an output {name!r}, found {found}")
+
+
+def _settings(served: ServedNetwork, hint: str) -> dict[str, str]:
+    return {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": HINTS[served.precision]}
+
+
+def _keep(request: Any, places: dict[str, NDArray[Any]]) -> None:
+    for name, place in places.items():
+        place[...] = request.get_tensor(name).data[0]

@@ -1,0 +1,189 @@
+"""The served network and its configuration, without Triton around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino as ov
+import pytest
+from numpy.typing import NDArray
+
+from preprocess.errors import ServingError
+from preprocess.serving.configured import Precision, ServedNetwork, read_configuration
+from preprocess.serving.network import Network
+from preprocess.spec import Head
+from tests.networks import CLASSES, EMBEDDING, write_network
+
+pytestmark = pytest.mark.unit
+
+SIDE = 64
+CANVAS = (SIDE, SIDE)
+OUTPUTS = {
+    "mask": ("TYPE_UINT8", CANVAS),
+    "uncertainty": ("TYPE_UINT8", CANVAS),
+    "logits": ("TYPE_FP32", (CLASSES, *CANVAS)),
+    "embedding": ("TYPE_FP32", (EMBEDDING,)),
+}
+BFLOAT16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("network") / "model.onnx"
+    write_network(path, SIDE, heads=tuple(Head))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(9, 1, *CANVAS)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(onnx_file: Path, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    return dict(zip(OUTPUTS, session.run([*OUTPUTS], {"image": images}), strict=True))
+
+
+def served(path: Path, precision: Precision = Precision.F32) -> ServedNetwork:
+    return ServedNetwork(path, precision, (1, *CANVAS), OUTPUTS)
+
+
+def differing(got: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float((got != expected).mean())
+
+
+def test_every_head_is_what_another_engine_answers(
+    onnx_file: Path, images: NDArray[np.float32], expected: dict[str, NDArray[Any]]
+) -> None:
+    got = Network(served(onnx_file), [*OUTPUTS]).run([*images])
+    assert {name: (one.dtype, one.shape) for name, one in got.items()} == {
+        name: (one.dtype, one.shape) for name, one in expected.items()
+    }
+    assert differing(got["mask"], expected["mask"]) < 1e-3
+    assert np.abs(got["uncertainty"].astype(int) - expected["uncertainty"]).max() <= 1
+    np.testing.assert_allclose(got["logits"], expected["logits"], atol=1e-4)
+    np.testing.assert_allclose(got["embedding"], expected["embedding"], atol=1e-5)
+
+
+def test_an_answer_depends_neither_on_the_batch_nor_on_what_else_is_asked(
+    onnx_file: Path, images: NDArray[np.float32]
+) -> None:
+    everything, mask = (
+        Network(served(onnx_file), [*OUTPUTS]),
+        Network(served(onnx_file), ["mask"]),
+    )
+    together = everything.run([*images])
+    singles = [everything.run([image]) for image in images]
+    for name, answer in together.items():
+        np.testing.assert_array_equal(answer, np.concatenate([one[name] for one in singles]))
+    alone = mask.run([*images])
+    assert [*alone] == ["mask"]
+    np.testing.assert_array_equal(alone["mask"], together["mask"])
+
+
+@pytest.mark.skipif(not BFLOAT16, reason="this CPU does not compute in bfloat16")
+def test_bfloat16_is_computed_where_it_is_asked_for_only(
+    onnx_file: Path, images: NDArray[np.float32], expected: dict[str, NDArray[Any]]
+) -> None:
+    exact, rough = (
+        Network(served(onnx_file, precision), ["logits"]).run([*images])["logits"]
+        for precision in (Precision.F32, Precision.BF16)
+    )
+    assert np.abs(exact - expected["logits"]).max() < 1e-4
+    assert 1e-4 < np.abs(rough - expected["logits"]).max() < 0.2
+
+
+def test_openvinos_own_format_is_served(
+    onnx_file: Path, tmp_path: Path, images: NDArray[np.float32]
+) -> None:
+    path = tmp_path / "model.xml"
+    ov.save_model(ov.Core().read_model(onnx_file), path, compress_to_fp16=False)
+    got = Network(served(path, Precision.INT8), ["mask", "uncertainty"]).run([*images])
+    plain = Network(served(onnx_file), ["mask", "uncertainty"]).run([*images])
+    for name in ("mask", "uncertainty"):
+        np.testing.assert_array_equal(got[name], plain[name])
+
+
+@pytest.mark.parametrize(
+    ("content", "outputs", "message"),
+    [
+        (b"no network", OUTPUTS, r"model\.onnx: OpenVINO cannot load it"),
+        (None, {"boundary": ("TYPE_UINT8", CANVAS)}, r"expected an output 'boundary', found \["),
+        (None, {"mask": ("TYPE_FP32", CANVAS)}, r"'mask' to be TYPE_FP32 .* got uint8"),
+        (None, {"mask": ("TYPE_UINT8", (8, 8))}, r"\(8, 8\) as configured, got uint8 \(64, 64\)"),
+    ],
+)
+def test_a_file_that_is_not_as_configured_is_refused(
+    onnx_file: Path,
+    tmp_path: Path,
+    content: bytes | None,
+    outputs: dict[str, tuple[str, tuple[int, ...]]],
+    message: str,
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content or onnx_file.read_bytes())
+    with pytest.raises(ServingError, match=message):
+        Network(ServedNetwork(path, Precision.F32, (1, *CANVAS), outputs), [*outputs])
+
+
+def test_a_cpu_without_the_precision_is_refused(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ov.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    with pytest.raises(ServingError, match="expected a CPU that computes in bf16"):
+        Network(served(onnx_file, Precision.BF16), ["mask"])
+
+
+@pytest.fixture
+def arguments(onnx_file: Path, tmp_path: Path) -> dict[str, Any]:
+    """What Triton tells a Python model, the configuration not yet as JSON."""
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "model.onnx").write_bytes(onnx_file.read_bytes())
+    heads = reversed(OUTPUTS.items())
+    config = {
+        "input": [{"name": "image", "data_type": "TYPE_FP32", "dims": [1, SIDE, SIDE]}],
+        "output": [{"name": k, "data_type": kind, "dims": [*dims]} for k, (kind, dims) in heads],
+        "parameters": {
+            "precision": {"string_value": "bf16"},
+            "file": {"string_value": "model.onnx"},
+        },
+    }
+    return {
+        "model_name": "brain_net",
+        "model_version": "3",
+        "model_repository": str(tmp_path),
+        "model_config": config,
+    }
+
+
+def test_the_configuration_is_read(arguments: dict[str, Any], tmp_path: Path) -> None:
+    got = read_configuration(arguments | {"model_config": json.dumps(arguments["model_config"])})
+    path = tmp_path / "3" / "model.onnx"
+    assert got == ServedNetwork(path, Precision.BF16, (1, SIDE, SIDE), OUTPUTS)
+    assert next(iter(got.outputs)) == "mask"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["parameters"].pop("precision"), "'precision' .* f32, bf16, int8; got None"),
+        (lambda c: c["parameters"]["precision"].update(string_value="fp16"), "got 'fp16'"),
+        (lambda c: c["parameters"].pop("file"), "'file' .* model.onnx, model.xml; got None"),
+        (lambda c: c["parameters"]["file"].update(string_value="../model.onnx"), "got '../model"),
+        (lambda c: c["parameters"]["file"].update(string_value="model.xml"), "in version 3, found"),
+        (lambda c: c.pop("parameters"), "brain_net: expected the parameter"),
+        (lambda c: c["output"].pop(), "expected an output 'mask'"),
+    ],
+)
+def test_a_configuration_without_what_it_must_say_is_refused(
+    arguments: dict[str, Any], change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    change(arguments["model_config"])
+    with pytest.raises(ServingError, match=message):
+        read_configuration(arguments | {"model_config": json.dumps(arguments["model_config"])})
