@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocess.parsing import build
+
 DATASET = "Dataset900_Tiny"
 CASES = 5
+LABELS: dict[str, Any] = {"background": 0, "organ": 1, "core": 2}
 PROCESSES = "nnUNet_n_proc_DA"
 
 
@@ -36,7 +39,7 @@ class Task:
         channel: Name of the channel, by which nnU-Net chooses the normalisation.
         shape: Voxels of a case: slices, rows, columns.
         spacing_mm: Distance of its slices, rows, columns.
-        labels: As in dataset.json.
+        labels: As in dataset.json; None means ``LABELS``.
         regions: ``regions_class_order``, for labels that are regions.
         margin: Voxels of value 0 on every side of a case, in rows and columns.
         configurations: Those that get a checkpoint.
@@ -47,7 +50,7 @@ class Task:
     channel: str = "CT"
     shape: tuple[int, int, int] = (12, 56, 48)
     spacing_mm: tuple[float, float, float] = (3.0, 0.9, 0.8)
-    labels: dict[str, Any] = field(default_factory=lambda: {"background": 0, "organ": 1, "core": 2})
+    labels: dict[str, Any] | None = None
     regions: tuple[int, ...] = ()
     margin: int = 0
     configurations: tuple[str, ...] = ("2d", "3d_fullres")
@@ -83,14 +86,14 @@ def write_dataset(folder: Path, task: Task) -> None:
             (image, f"imagesTr/case{index}_0000.nii.gz"),
             (labels, f"labelsTr/case{index}.nii.gz"),
         ):
-            volume = SimpleITK.GetImageFromArray(array)
+            volume: Any = SimpleITK.GetImageFromArray(array)
             volume.SetSpacing(task.spacing_mm[::-1])
             # Against the axes of LPS in x and y: the file's own axes run to R, A, S.
             volume.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
             SimpleITK.WriteImage(volume, str(folder / file))
     description: dict[str, Any] = {
         "channel_names": {"0": task.channel},
-        "labels": task.labels,
+        "labels": task.labels or LABELS,
         "numTraining": CASES,
         "file_ending": ".nii.gz",
     }
@@ -120,7 +123,7 @@ def train(root: Path, task: Task) -> dict[str, str]:
     )
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    class SmallPlanner(ExperimentPlanner):
+    class SmallPlanner(ExperimentPlanner):  # type: ignore[misc]
         """nnU-Net's planner with fewer features."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +136,7 @@ def train(root: Path, task: Task) -> dict[str, str]:
 
         Pool = ThreadPool
 
-    multiprocessing.get_context = lambda method=None: Threads  # type: ignore[assignment,misc]
+    multiprocessing.get_context = lambda method=None: Threads  # type: ignore[assignment]
     torch.set_num_threads(1)
     extract_fingerprint_dataset(900, num_processes=1)
     plan_experiment_dataset(900, SmallPlanner)
@@ -163,10 +166,9 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     parser.add_argument("task")
     arguments = parser.parse_args()
-    task = json.loads(arguments.task)
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in task.items()}
+    task = build(Task, json.loads(arguments.task), "task")
     with redirect_stdout(sys.stderr):
-        folders = train(arguments.root, Task(**given))
+        folders = train(arguments.root, task)
     sys.stdout.write(json.dumps(folders))
 
 
