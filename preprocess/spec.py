@@ -249,7 +249,8 @@ class ModelSpec:
         require(values == expected, f"segment values: expected {expected}, got {values}")
         heads = [*map(str, self.heads)]
         require(len(set(heads)) == len(heads), f"heads: expected each one once, got {heads}")
-        require(self.tensors.mask not in heads, f"tensors.mask: {self.tensors.mask!r} is a head")
+        mask = self.tensors.mask
+        require(mask not in [*Head], f"tensors.mask: {mask!r} is a head's name")
         core = self.cleanup.core if self.cleanup else ()
         require(set(core) <= set(values), f"cleanup.core {core}: expected classes of {values}")
 

@@ -17,6 +17,7 @@ from preprocess.spec import GeometrySpec, Plane
 pytestmark = pytest.mark.unit
 
 SPEC = GeometrySpec(spacing_mm=(1.0, 1.0), size=(256, 256))
+UNEQUAL = GeometrySpec(spacing_mm=(0.7, 1.6), size=(300, 160))
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 Orientation = tuple[float, float, float, float, float, float]
 
@@ -100,10 +101,12 @@ def oblique_geometries(draw: st.DrawFn) -> SliceGeometry:
 
 
 @settings(max_examples=40, deadline=None)
-@given(geometry=oblique_geometries())
-def test_a_label_keeps_its_place_in_the_patient(geometry: SliceGeometry) -> None:
+@given(geometry=oblique_geometries(), spec=st.sampled_from([SPEC, UNEQUAL]))
+def test_a_label_keeps_its_place_in_the_patient(
+    geometry: SliceGeometry, spec: GeometrySpec
+) -> None:
     """The centroid of a restored disc lies within half a pixel (native or canvas) of the disc's."""
-    plan = plan_geometry(SPEC, geometry)
+    plan = plan_geometry(spec, geometry)
     y, x = np.mgrid[: geometry.rows, : geometry.columns].astype(float)
     y0, x0 = (geometry.rows - 1) / 2, (geometry.columns - 1) / 2
     extent = min(
@@ -118,19 +121,42 @@ def test_a_label_keeps_its_place_in_the_patient(geometry: SliceGeometry) -> None
     assert back.shape == disc.shape
     for axis, spacing in ((y, geometry.row_spacing_mm), (x, geometry.column_spacing_mm)):
         moved_mm = abs(axis[back > 0].mean() - axis[disc > 0].mean()) * spacing
-        assert moved_mm <= 0.5 * max(spacing, *SPEC.spacing_mm)
+        assert moved_mm <= 0.5 * max(spacing, *spec.spacing_mm)
 
 
 @settings(max_examples=40, deadline=None)
-@given(geometry=oblique_geometries())
-def test_every_plan_lies_within_its_image_and_canvas(geometry: SliceGeometry) -> None:
-    plan = plan_geometry(SPEC, geometry)
+@given(geometry=oblique_geometries(), spec=st.sampled_from([SPEC, UNEQUAL]))
+def test_every_plan_lies_within_its_image_and_canvas(
+    geometry: SliceGeometry, spec: GeometrySpec
+) -> None:
+    plan = plan_geometry(spec, geometry)
     rows, columns = (geometry.rows, geometry.columns)[:: -1 if plan.transpose else 1]
     assert all(0 <= edge <= rows for edge in plan.region[0::2])
     assert all(0 <= edge <= columns for edge in plan.region[1::2])
     assert plan.region[0] != plan.region[2]
     assert plan.region[1] != plan.region[3]
     assert all(1 <= length <= side for length, side in zip(plan.size, plan.canvas, strict=True))
+
+
+@pytest.mark.parametrize("orientation", list(signed_orientations()))
+def test_the_two_pixel_distances_are_those_of_the_canvas(orientation: Orientation) -> None:
+    """However the slice lies, a square of 100 mm gets 100 mm of rows and of columns."""
+    plan = plan_geometry(UNEQUAL, SliceGeometry(100, 100, 1.0, 1.0, orientation))
+    assert plan.size == (round(100 / 0.7), round(100 / 1.6))
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+def test_the_round_trip_is_exact_on_two_pixel_distances(flip: int) -> None:
+    labels = np.random.default_rng(0).integers(0, 12, (120, 90)).astype(np.uint8)
+    for transpose, shape, spacing in (
+        (False, (120, 90), (0.7, 1.6)),
+        (True, (90, 120), (1.6, 0.7)),
+    ):
+        across, down = ((0, flip, 0), (1, 0, 0)) if transpose else ((1, 0, 0), (0, flip, 0))
+        plan = plan_geometry(UNEQUAL, SliceGeometry(*shape, *spacing, (*across, *down)))
+        native = labels.T if transpose else labels
+        assert plan.transpose is transpose
+        np.testing.assert_array_equal(restore_mask(to_canvas(native, plan), plan), native)
 
 
 def test_what_the_canvas_cannot_show_comes_back_as_background() -> None:

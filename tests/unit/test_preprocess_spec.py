@@ -10,12 +10,19 @@ import yaml
 
 from preprocess.parsing import build
 from preprocess.spec import (
+    Head,
     HuWindow,
     IntensityKind,
+    IntensitySpec,
     ModelSpec,
+    Padding,
+    PercentileRange,
     PercentileZScore,
     Plane,
     SpecError,
+    TensorSpec,
+    ZScore,
+    ZScoreRegion,
     find_model_specs,
     load_model_spec,
 )
@@ -47,6 +54,44 @@ def test_the_union_is_told_apart_by_kind(content: dict[str, Any]) -> None:
     assert spec.intensity == HuWindow(IntensityKind.HU_WINDOW, hu_low=-160.0, hu_high=240.0)
 
 
+@pytest.mark.parametrize(
+    ("intensity", "expected"),
+    [
+        (
+            {"kind": "hu_window", "hu_low": -160, "hu_high": 240, "low_value": -1, "high_value": 2},
+            HuWindow(IntensityKind.HU_WINDOW, -160.0, 240.0, -1.0, 2.0, Padding.LOW),
+        ),
+        (
+            {"kind": "percentile_range", "low_percentile": 1, "high_percentile": 99}
+            | {"low_value": -1, "high_value": 1, "padding": "zero"},
+            PercentileRange(IntensityKind.PERCENTILE_RANGE, 1.0, 99.0, -1.0, 1.0, Padding.ZERO),
+        ),
+        ({"kind": "zscore"}, ZScore(IntensityKind.ZSCORE, ZScoreRegion.ALL, Padding.LOW)),
+        (
+            {"kind": "zscore", "region": "nonzero_box", "padding": "zero"},
+            ZScore(IntensityKind.ZSCORE, ZScoreRegion.NONZERO_BOX, Padding.ZERO),
+        ),
+    ],
+)
+def test_every_normalisation_is_read(
+    content: dict[str, Any], intensity: dict[str, Any], expected: IntensitySpec
+) -> None:
+    content["intensity"] = intensity
+    assert build(ModelSpec, content, "model").intensity == expected
+
+
+def test_heads_and_tensor_names_have_defaults(content: dict[str, Any]) -> None:
+    for key in ("heads", "tensors"):
+        content.pop(key, None)
+    plain = build(ModelSpec, content, "model")
+    assert (plain.heads, plain.tensors) == ((), TensorSpec())
+    content |= {"heads": ["uncertainty", "embedding"], "tensors": {"image": "pixels"}}
+    spec = build(ModelSpec, content, "model")
+    assert spec.heads == (Head.UNCERTAINTY, Head.EMBEDDING)
+    assert spec.tensors == TensorSpec(image="pixels")
+    assert spec.sha256 != plain.sha256
+
+
 def _set(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     def change(data: dict[str, Any]) -> None:
         *path, last = key.split(".")
@@ -76,6 +121,23 @@ def _set(key: str, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("route.modalities", []), "route.modalities"),
         (_set("intensity.kind", "window"), "model.intensity.kind: expected one of"),
         (_set("intensity.high_percentile", 0.1), "percentiles"),
+        (_set("intensity.padding", "edge"), "model.intensity.padding: expected one of"),
+        (
+            _set("intensity", {"kind": "hu_window", "hu_low": 5, "hu_high": 5}),
+            "expected hu_low below hu_high, got 5.0 and 5.0",
+        ),
+        (
+            _set("intensity", {"kind": "hu_window", "hu_low": 0, "hu_high": float("inf")}),
+            "expected hu_low below hu_high, got 0.0 and inf",
+        ),
+        (
+            _set("intensity", {"kind": "zscore", "region": "head"}),
+            "model.intensity.region: expected one of",
+        ),
+        (_set("heads", ["mask"]), r"model.heads\[0\]: expected one of \['uncertainty'"),
+        (_set("heads", ["logits", "logits"]), "heads: expected each one once"),
+        (_set("tensors", {"mask": "image"}), "tensors: expected 6 different names"),
+        (_set("tensors", {"mask": "logits"}), "tensors.mask: 'logits' is a head's name"),
         (_set("segments.0.color", [0, 0, 256]), "colour"),
         (_set("segments.0.value", 2), "segment values"),
         (_set("segments.0.type.value", ""), "code value"),
