@@ -121,7 +121,7 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def _read_pickled(path: Path, content: bytes, safe: Sequence[Any]) -> Any:
-    members = _zip_members(content)
+    members = _zip_members(path, content)
     if any(name.endswith("/constants.pkl") for name in members):
         raise SourceError(
             f"{path}: expected a state dict, got a TorchScript archive, which carries code; save "
@@ -140,12 +140,22 @@ def _read_pickled(path: Path, content: bytes, safe: Sequence[Any]) -> Any:
         raise SourceError(f"{path}: not a whole file of torch.save: {_line(error)}") from error
 
 
-def _zip_members(content: bytes) -> tuple[str, ...]:
+def _zip_members(path: Path, content: bytes) -> tuple[str, ...]:
+    """Names in a zip archive, whose checksums torch does not look at; none for another file."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return ()
+    # A damaged archive raises errors of the archive, of its compression, and of its text.
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return tuple(archive.namelist())
-    except zipfile.BadZipFile:
-        return ()
+            names, broken = tuple(archive.namelist()), archive.testzip()
+    except Exception as error:
+        raise SourceError(f"{path}: not a whole zip archive: {_line(error)}") from error
+    if broken is not None:
+        raise SourceError(
+            f"{path}: not a whole file of torch.save: the checksum of {broken} is wrong; it is "
+            "damaged, or was saved without checksums"
+        )
+    return names
 
 
 def _foreign_globals(content: bytes, members: Iterable[str]) -> list[str]:
