@@ -61,10 +61,16 @@ class Served:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The report, and each engine's worst slice as pictures."""
+    """The report, and the slices on which engines differ most, over all and in each class."""
 
     report: ParityReport
     exhibits: tuple[Exhibit, ...]
+
+    def exhibit(self, engine: str, place: Place | None = None) -> Exhibit | None:
+        """The slice at a place that the report names, or the engine's worst one."""
+        own = [one for one in self.exhibits if one.engine == engine]
+        there = [one for one in own if one.place == place]
+        return next(iter(there or own), None)
 
 
 def measure(
@@ -224,4 +230,4 @@ def _describe(series: Series) -> SeriesFacts:
 
 
 def _comparison(report: ParityReport, tallies: Sequence[Tally]) -> Comparison:
-    return Comparison(report, tuple(one.exhibit for one in tallies if one.exhibit is not None))
+    return Comparison(report, tuple(exhibit for one in tallies for exhibit in one.exhibits))

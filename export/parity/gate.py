@@ -13,7 +13,7 @@ from export.errors import GateError
 from export.parity.results import ClassAgreement, EngineResult, ParityReport, Place, Precision
 from export.recipe import Limits
 
-__all__ = ("TIES", "Violation", "judge", "mask_dice_limit", "require")
+__all__ = ("TIES", "Violation", "judge", "mask_dice_limit", "misses", "require")
 
 TIES = 2
 """Pixels of a class that may differ whatever its Dice: where two scores are as good as equal, the
@@ -45,6 +45,12 @@ def mask_dice_limit(result: EngineResult, limits: Limits) -> float:
         Precision.INT8: limits.int8_mask_dice,
     }[result.precision]
     return min(own, limits.served_mask_dice) if result.served else own
+
+
+def misses(agreement: ClassAgreement, limit: float) -> bool:
+    """Whether a class agrees less than it must; one that is nowhere cannot."""
+    dice = agreement.dice
+    return dice is not None and dice < limit and agreement.differing > TIES
 
 
 def judge(report: ParityReport, limits: Limits) -> tuple[Violation, ...]:
@@ -91,8 +97,7 @@ def _judge_engine(
     yield from _judge_sanity(result, reference)
     limit = mask_dice_limit(result, limits)
     for agreement in result.classes:
-        missed = agreement.dice is not None and agreement.dice < limit
-        if missed and agreement.differing > TIES:
+        if misses(agreement, limit):
             yield _mask_violation(result, agreement, limit)
     if result.precision is Precision.F32 and not result.served:
         yield from _judge_scores(result, limits.f32_logits_l2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from preprocess.spec import SegmentSpec
 
 __all__ = ("draw_overlay",)
 
-GROUND, INK, LOST, GAINED = "#101418", "#e6e9ec", "#3fb8ff", "#ff5a4d"
+GROUND, INK, LOST, GAINED = "#101418", "#e6e9ec", "#ffc93c", "#ff4fa3"
 OPACITY = 0.55
 ZOOM = 0.25
 """Side of the enlarged part, as a fraction of the canvas."""
@@ -37,6 +38,8 @@ def draw_overlay(exhibit: Exhibit, segments: Sequence[SegmentSpec] = ()) -> byte
     Returns:
         A PNG.
     """
+    if exhibit.mask.ndim == 3:
+        exhibit = _busiest_layer(exhibit)
     differs = exhibit.mask != exhibit.expected
     window = _busiest(differs)
     grey = _grey(exhibit.image)
@@ -64,6 +67,17 @@ def draw_overlay(exhibit: Exhibit, segments: Sequence[SegmentSpec] = ()) -> byte
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=100, metadata={"Software": None})
     return out.getvalue()
+
+
+def _busiest_layer(exhibit: Exhibit) -> Exhibit:
+    """Of a 3D patch the layer with most differing voxels."""
+    layer = int((exhibit.mask != exhibit.expected).sum(axis=(1, 2)).argmax())
+    return replace(
+        exhibit,
+        image=exhibit.image[layer],
+        expected=exhibit.expected[layer],
+        mask=exhibit.mask[layer],
+    )
 
 
 def _busiest(differs: NDArray[np.bool_]) -> tuple[slice, slice]:

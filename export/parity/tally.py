@@ -30,7 +30,7 @@ Heads = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Exhibit:
-    """The slice on which an engine's mask differs most.
+    """A slice on which an engine's mask differs.
 
     Attributes:
         engine: The engine.
@@ -68,14 +68,13 @@ class Tally:
         heads: Sequence[str] = (MASK,),
     ) -> None:
         self.engine = engine
-        self.exhibit: Exhibit | None = None
         self.scores: list[LabelScore] = []
         self._precision, self._labels, self._served, self._needed = precision, labels, served, heads
         self._places: list[Place] = []
         self._counts: list[NDArray[np.int64]] = []
         self._pixels = 0
         self._differences: dict[str, list[Difference]] = {}
-        self._worst = (-1, -1.0)
+        self._worst: dict[int, tuple[tuple[int, float], Exhibit]] = {}
 
     def add(
         self, places: Sequence[Place], images: NDArray[np.float32], answers: Heads, wanted: Heads
@@ -94,7 +93,8 @@ class Tally:
         self._check(answers, wanted)
         self._places += places
         mask, expected = answers[MASK], wanted[MASK]
-        self._counts.append(class_counts(mask, expected, len(self._labels) + 1))
+        counts = class_counts(mask, expected, len(self._labels) + 1)
+        self._counts.append(counts)
         self._pixels += mask.size
         found = {
             head: difference(answers[head], wanted[head])
@@ -103,15 +103,16 @@ class Tally:
         }
         for head, one in found.items():
             self._differences.setdefault(head, []).append(one)
-        differing = (mask != expected).reshape(len(mask), -1).sum(axis=1)
         distances = _slice_distances(found.get(SCORES), len(mask))
         for index, place in enumerate(places):
-            rank = (int(differing[index]), distances[index] or 0.0)
-            if rank > self._worst:
-                self._worst = rank
-                self.exhibit = Exhibit(
-                    self.engine, place, images[index, 0], expected[index], mask[index]
-                )
+            exhibit = Exhibit(self.engine, place, images[index, 0], expected[index], mask[index])
+            self._keep_worst(exhibit, counts[index], distances[index] or 0.0)
+
+    @property
+    def exhibits(self) -> tuple[Exhibit, ...]:
+        """The slice that differs most, and then the one that does so in each class."""
+        kept = [self._worst[key][1] for key in sorted(self._worst)]
+        return tuple({exhibit.place: exhibit for exhibit in kept}.values())
 
     def result(self) -> EngineResult:
         """Everything so far."""
@@ -129,6 +130,15 @@ class Tally:
             labels=tuple(self.scores),
             slices=self._slices(counts),
         )
+
+    def _keep_worst(self, exhibit: Exhibit, counts: NDArray[np.int64], distance: float) -> None:
+        both, given, wanted = counts
+        differing = given + wanted - 2 * both
+        ranks = {int(key): (int(differing[key]), 0.0) for key in np.flatnonzero(differing)}
+        ranks[0] = (int(wanted.sum() - both.sum()), distance)  # under 0 all classes together
+        for key, rank in ranks.items():
+            if key not in self._worst or rank > self._worst[key][0]:
+                self._worst[key] = (rank, exhibit)
 
     def _check(self, answers: Heads, wanted: Heads) -> None:
         missing = [head for head in self._needed if head not in answers]
