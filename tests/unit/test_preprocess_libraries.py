@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from monai.transforms.intensity.array import (
         NormalizeIntensity,
+        ScaleIntensityRange,
         ScaleIntensityRangePercentiles,
     )
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
@@ -84,6 +85,14 @@ def test_a_zscore_over_the_nonzero_box_is_nnunets(slope: float, intercept: float
     got = ours(spec, stored, slope, intercept)[tuple(slice(*edges) for edges in box)]
     assert (cropped.size < image.size) == (intercept in {0.0, 60.0})
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), RESCALES)
+def test_a_window_is_monais_intensity_range(slope: float, intercept: float) -> None:
+    theirs = ScaleIntensityRange(-50, 450, -1.0, 1.0, clip=True)
+    spec = HuWindow(IntensityKind.HU_WINDOW, -50, 450, -1.0, 1.0)
+    expected = np.asarray(theirs(units(head(), slope, intercept)))
+    np.testing.assert_allclose(ours(spec, head(), slope, intercept), expected, atol=1e-4)
 
 
 def test_a_window_onto_a_range_is_nnunets_ct_normalisation() -> None:
