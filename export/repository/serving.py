@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from export.errors import EngineError, MissingPart
 from preprocess.plan import SeriesPlan
+from preprocess.serving.configured import MASK, OUTPUTS
 from preprocess.spec import ModelSpec, load_model_spec
 
 __all__ = ("ServedModel", "served")
@@ -87,26 +88,27 @@ class ServedModel:
         Raises:
             EngineError: The server does not answer, or refuses the slices.
         """
-        names = (self.spec.tensors.mask, *map(str, heads))
         parts = [
-            self._infer(plan, stored[start : start + SLICES_PER_REQUEST], names)
+            self._infer(plan, stored[start : start + SLICES_PER_REQUEST], heads)
             for start in range(0, len(stored), SLICES_PER_REQUEST)
         ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _infer(
-        self, plan: SeriesPlan, part: NDArray[np.int16], names: Sequence[str]
+        self, plan: SeriesPlan, part: NDArray[np.int16], heads: Sequence[str]
     ) -> dict[str, NDArray[Any]]:
         each = [plan.tensors(stored) for stored in part]
         inputs = [_input(name, np.stack([tensors[name] for tensors in each])) for name in each[0]]
+        mask = self.spec.tensors.mask
         with _translated(f"inference with {self.spec.name}"):
             result = self._client.infer(
                 self.spec.name,
                 inputs,
-                outputs=[InferRequestedOutput(name) for name in names],
+                outputs=[InferRequestedOutput(name) for name in (mask, *heads)],
+                parameters={OUTPUTS: ",".join((MASK, *heads))},
                 client_timeout=REQUEST_TIMEOUT_S,
             )
-        return {name: result.as_numpy(name) for name in names}
+        return {name: result.as_numpy(name) for name in (mask, *heads)}
 
 
 @contextmanager

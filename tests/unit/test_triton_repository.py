@@ -1,4 +1,4 @@
-"""The checked-in configurations against the descriptions they serve, both ways."""
+"""The checked-in files against the descriptions they serve: compared, and generated again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from export.recipe import load_recipe
+from export.repository.configuration import Serving, model_files
+from export.repository.layout import ModelFolders
+from export.repository.messages import warm_up_files
 from preprocess.spec import ModelSpec, find_model_specs
 
 pytestmark = pytest.mark.unit
@@ -39,6 +43,17 @@ def expected_inputs(spec: ModelSpec) -> Tensors:
         names.size: ("TYPE_INT32", [2]),
         names.intensity: ("TYPE_FP32", [4]),
     }
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_every_file_is_what_the_export_generates(spec: ModelSpec) -> None:
+    """From the description in the repository and the engines that the recipe asks for."""
+    recipe = load_recipe(ROOT / "models" / f"{spec.name}.yaml")
+    version = ModelFolders(REPOSITORY, spec.name).versions[-1]
+    texts = model_files(spec, Serving.of(recipe), version)
+    expected = {path: text.encode() for path, text in texts.items()} | warm_up_files(spec)
+    for path, content in expected.items():
+        assert (REPOSITORY / path).read_bytes() == content, path
 
 
 @pytest.mark.parametrize("profile", PROFILES)
