@@ -156,13 +156,20 @@ class OpenVinoEngine:
     def _run_side_by_side(
         self, images: NDArray[np.float32], compiled: ov.CompiledModel
     ) -> list[list[NDArray[Any]]]:
-        answers: list[list[NDArray[Any]]] = [[] for _ in images]
-        best = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        queue = ov.AsyncInferQueue(compiled, 2 * best)
-        queue.set_callback(lambda request, answer: answer.extend(_read(request)))
-        for image, answer in zip(images, answers, strict=True):
-            queue.start_async({0: image[None]}, userdata=answer)
-        queue.wait_all()
+        # Requests taken in turn. A queue with a callback can deadlock when it is let go, since its
+        # threads then want the interpreter's lock from the thread that waits for them.
+        count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        requests = [compiled.create_infer_request() for _ in range(min(count, len(images)))]
+        answers: list[list[NDArray[Any]]] = []
+        for index, image in enumerate(images):
+            request = requests[index % len(requests)]
+            if index >= len(requests):
+                request.wait()
+                answers.append(_read(request))
+            request.start_async({0: image[None]})
+        for index in range(len(answers), len(images)):
+            requests[index % len(requests)].wait()
+            answers.append(_read(requests[index % len(requests)]))
         return answers
 
     def _compile(self, shape: tuple[int, ...], hint: str) -> ov.CompiledModel:
