@@ -66,6 +66,8 @@ def inspect_graph(path: Path) -> GraphInfo:
         raise GraphError(f"{path}: expected an ONNX file: {error.strerror}") from error
     except DecodeError as error:
         raise GraphError(f"{path}: not a whole ONNX file: {error}") from error
+    if not model.graph.node:
+        raise GraphError(f"{path}: expected an ONNX graph, got one without any operator")
     weights = {weight.name for weight in model.graph.initializer}
     return GraphInfo(
         sha256=sha256(content).hexdigest(),
