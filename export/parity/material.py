@@ -19,7 +19,7 @@ from export.parity.volumes import Volume, read_volume, require_same_grid
 from export.recipe import Recipe, SeriesFile
 from preprocess.errors import PlanError
 from preprocess.geometry import CANONICAL, SliceGeometry
-from preprocess.normalisation import HuWindow
+from preprocess.normalisation import HuWindow, PercentileRange, PercentileZScore
 from preprocess.plan import SeriesPlan, plan_series
 from preprocess.reference import network_image
 from preprocess.spec import ModelSpec
@@ -53,7 +53,6 @@ class Series:
         labels: uint8 classes on the same grid, or None.
         label_classes: Classes that the labels tell.
         chosen: Slices that are compared.
-        inverted: MONOCHROME1.
         synthetic: Whether it was made up.
     """
 
@@ -66,7 +65,6 @@ class Series:
     labels: NDArray[np.uint8] | None
     label_classes: tuple[int, ...]
     chosen: range
-    inverted: bool = False
     synthetic: bool = False
 
     @property
@@ -88,6 +86,11 @@ def read_series(recipe: Recipe, file: SeriesFile, spec: ModelSpec) -> Series:
     """
     path = recipe.resolve(file.image)
     volume = read_volume(path, spec.route.planes[0])
+    if volume.inverted and not isinstance(spec.intensity, PercentileZScore | PercentileRange):
+        raise RecipeError(
+            f"{path}: expected MONOCHROME2 for {spec.intensity.kind}, got MONOCHROME1, whose "
+            "modality values cannot be had back; convert the series"
+        )
     axis, geometry = _choose_axis(volume, spec, path)
     labels, classes = _read_labels(recipe, file, spec, volume)
     volume = volume.sliced_along(axis)
@@ -106,7 +109,6 @@ def read_series(recipe: Recipe, file: SeriesFile, spec: ModelSpec) -> Series:
         labels=None if labels is None else labels.sliced_along(axis).voxels.astype(np.uint8),
         label_classes=classes,
         chosen=range(file.first, slices, file.step),
-        inverted=volume.inverted,
     )
 
 
@@ -147,7 +149,6 @@ def plan_of(series: Series, spec: ModelSpec) -> SeriesPlan:
             series.geometry,
             slope=series.slope,
             intercept=series.intercept,
-            inverted=series.inverted,
         )
     except PlanError as error:
         raise RecipeError(f"{series.name}: {error}") from error

@@ -67,8 +67,16 @@ def _drawn_limits(report: ParityReport, limits: Limits) -> list[tuple[str, float
 def _label_rows(report: ParityReport) -> list[list[tuple[str, float, float | None]]]:
     """For each class of each labelled series: (name, Dice, HD95) of the network and each engine."""
     results = (report.reference, *report.engines)
+    several = sum(one.labelled for one in report.series) > 1
     return [
-        [(score.label, score.dice, score.hd95_mm) for score in scores]
+        [
+            (
+                f"{score.label} · {score.series}" if several else score.label,
+                score.dice,
+                score.hd95_mm,
+            )
+            for score in scores
+        ]
         for scores in zip(*(result.labels for result in results), strict=True)
     ]
 

@@ -38,7 +38,8 @@ class Volume:
         spacing_mm: Distance between neighbours along k, j, i.
         directions: Rows: unit vectors of growing k, j, i, in LPS.
         origin_mm: Centre of voxel [0, 0, 0], in LPS.
-        inverted: Whether large values mean dark (MONOCHROME1).
+        inverted: Whether the file is MONOCHROME1; GDCM has turned the voxels upright then, so that
+            large values are bright here.
     """
 
     voxels: NDArray[Any]
