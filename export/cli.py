@@ -1,0 +1,114 @@
+"""The command line of ML engineers: build, verify, bench, plans."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from export.errors import ExportError
+from export.recipe import Recipe, load_recipe
+
+__all__ = ("app", "main")
+
+_HELP = """From a checkpoint to a verified model in the repository that Triton serves.
+
+First step:  python -m export build models/brain_mr.yaml --dry-run
+
+Exit codes: 0 well, 1 unexpected or the disk, 2 wrong usage, 3 the recipe is wrong or something is
+not installed, 4 the source cannot be used, 5 the network cannot be exported, 6 an engine cannot be
+made, 7 the answers moved, 8 the repository could not be changed.
+"""
+
+app = typer.Typer(
+    help=_HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+_console = Console()
+
+RecipePath = Annotated[Path, typer.Argument(metavar="MODEL.yaml", help="What to make, and how.")]
+Repository = Annotated[Path, typer.Option(help="The model repository that Triton serves.")]
+Work = Annotated[Path, typer.Option(help="Folder for what the stages leave.")]
+REPOSITORY, WORK = Path("model_repository"), Path("build/export")
+
+
+@app.command()
+def build(
+    path: RecipePath,
+    repository: Repository = REPOSITORY,
+    work: Work = WORK,
+    dry_run: Annotated[bool, typer.Option(help="Say what would run, and end.")] = False,
+    publish: Annotated[bool, typer.Option(help="Put the model into the repository.")] = True,
+    replace: Annotated[
+        bool, typer.Option(help="Drop older versions that no longer fit the preprocessing.")
+    ] = False,
+) -> None:
+    """Make a model, compare it with its source, and publish it as a new version."""
+    from export.building import chain
+
+    recipe = load_recipe(path)
+    settings = chain.BuildSettings(repository, work / recipe.name, publish, replace)
+    if dry_run:
+        _show_preview(recipe, chain.preview(recipe, settings))
+        return
+    with _stage_progress() as progress:
+        built = chain.build(recipe, settings, progress.announce)
+    _console.print(f"parity report: {built.report / 'parity.html'}")
+    if built.published is None:
+        _console.print("not published")
+    elif built.published.changed:
+        _console.print(f"published: {recipe.name} version {built.published.version}")
+    else:
+        _console.print(f"nothing changed: {recipe.name} version {built.published.version} stands")
+
+
+def _show_preview(recipe: Recipe, stages: list[tuple[str, bool]]) -> None:
+    table = Table("stage", "would", title=recipe.name)
+    for name, runs in stages:
+        table.add_row(name, "run" if runs else "be kept")
+    _console.print(table)
+
+
+class _Stages:
+    """A bar for each stage: it moves while the stage runs, and keeps its time when it ended."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, int] = {}
+
+    def announce(self, name: str, what: str, seconds: float) -> None:
+        """See ``StageRunner``."""
+        if not self._progress.console.is_terminal:
+            times = f" {seconds:.1f} s" if what == "done" else ""
+            self._progress.console.print(f"{name}: {_WORDS[what]}{times}")
+        elif what == "run":
+            self._tasks[name] = self._progress.add_task(name, total=None, note="")
+        elif what == "skip":
+            self._progress.add_task(name, total=1, completed=1, note="nothing changed")
+        else:
+            self._progress.update(self._tasks[name], total=1, completed=1, note=f"{seconds:.1f} s")
+
+
+_WORDS = {"run": "starts", "skip": "nothing changed", "done": "done in"}
+
+
+@contextmanager
+def _stage_progress() -> Iterator[_Stages]:
+    columns = (TextColumn("{task.description:16}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=_console) as progress:
+        yield _Stages(progress)
+
+
+def main() -> None:
+    """Run the command line; our own errors become one readable line and an exit code."""
+    try:
+        app()
+    except ExportError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
