@@ -10,16 +10,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
+from export.sources.network import SourceNetwork
+from export.sources.orientation import plan_turn
+from preprocess.geometry import SliceGeometry
+from preprocess.plan import plan_series
+from preprocess.reference import network_image
+from preprocess.spec import Code, ModelSpec, Plane, RouteSpec, SegmentSpec
 from tests.nnunet_training import Task
 
 __all__ = (
+    "ARGMAX",
     "CT_TRANSFORMS",
     "NETWORK",
+    "SLICES",
     "bundle_metadata",
+    "network_slices",
     "recipe_file",
+    "served_spec",
     "train_nnunet",
     "write_bundle",
 )
@@ -137,15 +149,16 @@ def recipe_file(
     return path
 
 
-def train_nnunet(folder: Path, task: Task) -> dict[str, Path]:
-    """Trains a tiny nnU-Net in a process of its own.
+def train_nnunet(folder: Path, *tasks: Task) -> list[dict[str, Path]]:
+    """Trains tiny nnU-Nets in a process of their own.
 
     Returns:
-        The trained folder of each configuration; ``folder`` also holds nnU-Net's raw dataset.
+        For each task the trained folder of each configuration; ``folder/N/raw`` is the raw
+        dataset of the task N.
     """
-    command = [sys.executable, "-m", "tests.nnunet_training", str(folder), json.dumps(asdict(task))]
+    program = [sys.executable, "-m", "tests.nnunet_training", str(folder)]
     done = subprocess.run(
-        command,
+        [*program, *(json.dumps(asdict(task)) for task in tasks)],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -153,4 +166,38 @@ def train_nnunet(folder: Path, task: Task) -> dict[str, Path]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return {name: Path(path) for name, path in json.loads(done.stdout).items()}
+    return [{k: Path(v) for k, v in folders.items()} for folders in json.loads(done.stdout)]
+
+
+def served_spec(network: SourceNetwork, plane: Plane = Plane.AXIAL) -> ModelSpec:
+    """A description that says of the network's input what its source says."""
+    assert network.geometry is not None
+    assert network.intensity is not None
+    code = Code("SCT", "10200004", "Liver structure")
+    segments = tuple(
+        SegmentSpec(value, f"class {value}", code, code, (0, 0, value))
+        for value in range(1, network.classes)
+    )
+    route = RouteSpec(("CT",), (), (), (), (), (plane,), 5.0, 1)
+    return ModelSpec(
+        name="liver_ct",
+        version=1,
+        title="Liver",
+        intended_use="Tests.",
+        route=route,
+        geometry=network.geometry,
+        intensity=network.intensity,
+        segments=segments,
+    )
+
+
+def network_slices(
+    network: SourceNetwork, stored: NDArray[np.int16], geometry: SliceGeometry
+) -> NDArray[np.float32]:
+    """What the network sees of a series by our preprocessing: [slices, *its own axes]."""
+    spec = served_spec(network, geometry.plane)
+    plan = plan_series(spec, stored, geometry)
+    turn = plan_turn(network.orientation, spec.route.planes)
+    images = np.stack([network_image(spec, plan.tensors(image)) for image in stored])
+    turned: NDArray[np.float32] = turn.to_network(torch.from_numpy(images)).numpy()
+    return turned[:, 0]

@@ -1,4 +1,4 @@
-"""A program that trains a tiny nnU-Net with nnU-Net's own code, and prints where it lies.
+"""A program that trains tiny nnU-Nets with nnU-Net's own code, and prints where they lie.
 
 NIfTI cases ─▶ fingerprint ─▶ plans ─▶ preprocessing ─▶ one epoch of two steps ─▶ checkpoint
 
@@ -161,14 +161,14 @@ def train(root: Path, task: Task) -> dict[str, str]:
 
 
 def main() -> None:
-    """Command line: a folder, and the task as JSON."""
+    """Command line: a folder, and tasks as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("root", type=Path)
-    parser.add_argument("task")
+    parser.add_argument("tasks", nargs="+")
     arguments = parser.parse_args()
-    task = build(Task, json.loads(arguments.task), "task")
+    tasks = [build(Task, json.loads(task), "task") for task in arguments.tasks]
     with redirect_stdout(sys.stderr):
-        folders = train(arguments.root, task)
+        folders = [train(arguments.root / str(i), task) for i, task in enumerate(tasks)]
     sys.stdout.write(json.dumps(folders))
 
 

@@ -111,11 +111,12 @@ def agree_geometry(
             raise RecipeError(f"{where}.spacing_mm is missing: {spacing_mm.reason}")
         distances = stated.spacing_mm
     else:
-        distances = (float(spacing_mm[rows]), float(spacing_mm[columns]))
-        if stated.spacing_mm and not _near(stated.spacing_mm, distances):
+        found = (float(spacing_mm[rows]), float(spacing_mm[columns]))
+        distances = stated.spacing_mm or found
+        if not _near(distances, found):
             raise RecipeError(
-                f"{where}.spacing_mm {list(stated.spacing_mm)}: the source was trained at "
-                f"{list(distances)}; state that, or leave the key out"
+                f"{where}.spacing_mm {list(distances)}: the source was trained at {list(found)}; "
+                "state that, or leave the key out"
             )
     if isinstance(spatial, Unknown):
         if stated.size is None or len(orientation) != 2:
@@ -149,12 +150,14 @@ def agree_intensity(recipe: Recipe, found: IntensitySpec | Unknown) -> Intensity
                 f"{found.reason}"
             )
         return stated
-    if stated is not None and not _same(stated, found):
+    if stated is None:
+        return found
+    if not _same(stated, found):
         raise RecipeError(
             f"{recipe.path}: intensity is stated as {_show(stated)}, but the source does "
             f"{_show(found)}; state that, or leave the key out"
         )
-    return found
+    return stated
 
 
 def agree_classes(recipe: Recipe, labels: Sequence[str], where: str) -> None:

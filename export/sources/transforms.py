@@ -130,7 +130,9 @@ class _Reading:
         elif name in _PADDING:
             self._try(name, ("intensity",), lambda: self._pad(arguments))
         else:
-            self._give_up(name, ("orientation", "spacing", "intensity"), "cannot be expressed")
+            code = is_expression(name)
+            reason = "is code, which a bundle may not run here" if code else "cannot be expressed"
+            self._give_up(name, ("orientation", "spacing", "intensity"), reason)
 
     def result(self) -> Preprocessing:
         """Everything along the network's own axes."""
@@ -233,9 +235,9 @@ def flat(item: Any) -> Iterator[Any]:
 
 def transform_name(transform: Any) -> str:
     """Name of a transform without the ending of its dictionary form, as ``Spacing``."""
-    target = str(transform.get("_target_")) if isinstance(transform, dict) else repr(transform)
+    target = str(transform.get("_target_") if isinstance(transform, dict) else transform)
     package, _, name = target.rpartition(".")
-    if package and package.partition(".")[0] != "monai":
+    if package and not package.startswith("monai."):
         return target
     for end in ("Dict", "D", "d"):
         if name.endswith(end):
