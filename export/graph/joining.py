@@ -55,7 +55,9 @@ def join(
     shapes = {_INPUTS[0]: (score_channels(network), *spatial)}
     if plan.embedding is not None:
         shapes[_INPUTS[1]] = _features_shape(network, path, plan)
-    entrance = trace(_Entrance(plan), {IMAGE: (network.channels, *plan.canvas)}, [_TURNED], axes)
+    entrance = trace(
+        _Entrance(plan).eval(), {IMAGE: (network.channels, *plan.canvas)}, [_TURNED], axes
+    )
     heads = trace(Heads(plan, network.decision).eval(), shapes, names, axes)
     taken, *_ = (value.name for value in middle.graph.input)
     wanted = [value.name for value in middle.graph.output]

@@ -71,7 +71,7 @@ def trace(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps torch's pages of trace, and a warning about its own pickling, off the terminal."""
+    """Keeps torch's pages of trace, and warnings about its own doing, off the terminal."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -79,6 +79,8 @@ def _quiet() -> Iterator[None]:
         # It also prints the graph it had when it gave up.
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+            # Two inputs share the batch axis, as they should.
+            warnings.filterwarnings("ignore", r"# The axis name: N will not be used", UserWarning)
             yield
     finally:
         logger.setLevel(level)

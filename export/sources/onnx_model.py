@@ -82,11 +82,19 @@ def as_network(
         model: See ``read_model``.
         path: Its file, for messages.
         outputs: Names of the tensors.
-        spatial: Size that its spatial axes are given; None leaves those that vary.
+        spatial: Size that its spatial axes are given; None means that they vary.
+
+    Raises:
+        SourceError: They shall vary, but the file fixes them.
     """
     network = onnx.ModelProto()
     network.CopyFrom(model)
     dims = image_input(network, path).type.tensor_type.shape.dim
+    if spatial is None and any(dim.dim_value for dim in dims[2:]):
+        raise SourceError(
+            f"{path}: expected rows and columns that vary (graph.dynamic_spatial), the file fixes "
+            f"them at {[dim.dim_value for dim in dims[2:]]}"
+        )
     dims[0].dim_param = _BATCH
     for dim, size in zip(dims[2:], spatial or (), strict=False):
         dim.dim_value = size
