@@ -11,7 +11,7 @@ from typing import Any
 
 from export.repository import disk
 from export.repository.disk import Disk
-from export.repository.messages import Serving
+from export.repository.options import Serving
 from export.repository.publishing import publish
 from export.repository.staging import stage
 from preprocess.spec import ModelSpec

@@ -10,7 +10,8 @@ from textwrap import wrap
 from google.protobuf import text_format
 
 from export.repository.describing import spec_yaml
-from export.repository.messages import Profile, Serving, Step, configuration
+from export.repository.messages import configuration
+from export.repository.options import Profile, Serving, Step
 from preprocess.spec import ModelSpec
 
 __all__ = ("Serving", "configuration_text", "model_files")

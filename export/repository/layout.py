@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.errors import PublishError
-from export.repository.messages import Profile, Step
+from export.repository.options import Profile, Step
 from preprocess.errors import SpecError
 from preprocess.spec import load_model_spec
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 
 from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
@@ -28,7 +26,8 @@ from tritonclient.grpc.model_config_pb2 import (
 )
 
 from export.errors import RecipeError
-from export.recipe import CpuPrecision, GpuPrecision, Recipe
+from export.repository.options import Profile, Serving, Step
+from preprocess.serving.configured import MASK
 from preprocess.spec import Head, ModelSpec
 
 __all__ = (
@@ -41,68 +40,11 @@ __all__ = (
     "warm_up_files",
 )
 
-GRAPH_INPUT = "image"
-GRAPH_MASK = "mask"
-"""Names that every exported graph has, whatever the wire calls its tensors."""
+IMAGE = "image"
+"""The input that every exported graph has, whatever the wire calls its tensors."""
 
 CUDA = ModelOptimizationPolicy.Cuda
 PINNED = ModelOptimizationPolicy.PinnedMemoryBuffer
-
-
-class Profile(StrEnum):
-    """Which of Triton's configurations: ``config.pbtxt`` or ``configs/cpu.pbtxt``."""
-
-    GPU = "gpu"
-    CPU = "cpu"
-
-    @property
-    def file(self) -> str:
-        """Where it lies in a model's folder."""
-        return "config.pbtxt" if self is Profile.GPU else "configs/cpu.pbtxt"
-
-
-class Step(StrEnum):
-    """The three models that serve one description; the value ends their names."""
-
-    ENSEMBLE = ""
-    PREP = "_prep"
-    NET = "_net"
-
-
-@dataclass(frozen=True)
-class Serving:
-    """How a model is served.
-
-    Attributes:
-        cpu: How OpenVINO computes.
-        cpu_file: What OpenVINO reads in the network's version folder: an ONNX or an XML file.
-        gpu: How the TensorRT plan computes.
-        batch_cpu: Largest batch of the cpu profile.
-        batch_gpu: Smallest, most frequent and largest batch of the plan.
-        embedding: Numbers in the embedding; 0 where the model has no such head.
-        scores: Channels of the class scores; None means one for each class and the background.
-    """
-
-    cpu: CpuPrecision = CpuPrecision.F32
-    cpu_file: str = "model.onnx"
-    gpu: GpuPrecision = GpuPrecision.FP16
-    batch_cpu: int = 8
-    batch_gpu: tuple[int, int, int] = (1, 8, 32)
-    embedding: int = 0
-    scores: int | None = None
-
-    @classmethod
-    def of(cls, recipe: Recipe, *, embedding: int = 0, scores: int | None = None) -> Serving:
-        """What a recipe asks for; INT8 on the CPU is served from OpenVINO's own format."""
-        engines = recipe.export.engines
-        file = "model.xml" if engines.cpu is CpuPrecision.INT8 else "model.onnx"
-        return cls(
-            engines.cpu, file, engines.gpu, engines.batch_cpu, engines.batch_gpu, embedding, scores
-        )
-
-    def max_batch(self, profile: Profile) -> int:
-        """Largest batch of a profile."""
-        return self.batch_gpu[2] if profile is Profile.GPU else self.batch_cpu
 
 
 def configuration(spec: ModelSpec, serving: Serving, step: Step, profile: Profile) -> ModelConfig:
@@ -156,7 +98,7 @@ def graph_batches(serving: Serving) -> tuple[int, ...]:
 def _fill_ensemble(config: ModelConfig, spec: ModelSpec, serving: Serving) -> None:
     names = spec.tensors
     wire = {name: name for name in (names.image, names.region, names.size, names.intensity)}
-    answers = {GRAPH_MASK: names.mask} | {str(head): str(head) for head in spec.heads}
+    answers = {MASK: names.mask} | {str(head): str(head) for head in spec.heads}
     config.platform = "ensemble"
     config.input.extend(_wire_inputs(spec))
     config.output.extend(_answers(spec, serving, names.mask))
@@ -171,7 +113,7 @@ def _fill_ensemble(config: ModelConfig, spec: ModelSpec, serving: Serving) -> No
             ModelEnsembling.Step(
                 model_name=f"{spec.name}{Step.NET}",
                 model_version=-1,
-                input_map={GRAPH_INPUT: names.network},
+                input_map={IMAGE: names.network},
                 output_map=answers,
             ),
         )
@@ -189,9 +131,9 @@ def _fill_prep(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: 
 
 
 def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: Profile) -> None:
-    image = ModelInput(name=GRAPH_INPUT, data_type=TYPE_FP32, dims=[1, *spec.geometry.size])
+    image = ModelInput(name=IMAGE, data_type=TYPE_FP32, dims=[1, *spec.geometry.size])
     config.input.append(image)
-    config.output.extend(_answers(spec, serving, GRAPH_MASK))
+    config.output.extend(_answers(spec, serving, MASK))
     _fill_execution(config, profile)
     if profile is Profile.CPU:
         config.backend = "python"
@@ -207,13 +149,13 @@ def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: P
     _fill_parameters(config, engine=f"TensorRT {serving.gpu}", precision=str(serving.gpu))
     graphs = [CUDA.GraphSpec(batch_size=size) for size in graph_batches(serving)]
     for graph in graphs:
-        graph.input[GRAPH_INPUT].dim.extend(image.dims)
+        graph.input[IMAGE].dim.extend(image.dims)
     config.optimization.cuda.CopyFrom(CUDA(graphs=True, graph_spec=graphs, output_copy_stream=True))
     config.optimization.input_pinned_memory.CopyFrom(PINNED(enable=True))
     config.optimization.output_pinned_memory.CopyFrom(PINNED(enable=True))
     zeros = ModelWarmup.Input(data_type=TYPE_FP32, dims=image.dims, zero_data=True)
     config.model_warmup.extend(
-        ModelWarmup(name=f"batch_{size}", batch_size=size, inputs={GRAPH_INPUT: zeros})
+        ModelWarmup(name=f"batch_{size}", batch_size=size, inputs={IMAGE: zeros})
         for size in warm_up_batches(serving)
     )
 

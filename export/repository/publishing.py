@@ -15,7 +15,7 @@ from pathlib import Path
 from export.errors import PublishError
 from export.repository.disk import Disk
 from export.repository.layout import PROVENANCE, ModelFolders, file_hashes
-from export.repository.messages import Step
+from export.repository.options import Step
 from export.repository.transaction import Change, ChangeKind, apply_changes, is_pending, recover
 from preprocess.errors import SpecError
 from preprocess.spec import find_model_specs
@@ -63,7 +63,9 @@ def publish(
           So this is refused, unless ``replace`` says that they are to go in the same step.
         - A failure leaves the repository byte for byte as it was; what a killed process left half
           done is undone by the next publication.
-        - A server serves the new version after it is told to load the model again.
+        - A server serves the new version after it is told to load the model again, while it goes
+          on answering. After ``replace`` that is not enough: workers plan with the description they
+          began with. Stop them first, and start them again after the server has loaded the model.
 
     Args:
         staged: Folder that holds the three folders of one model with one version of its network.

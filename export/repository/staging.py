@@ -15,7 +15,8 @@ from export.errors import PublishError
 from export.repository.configuration import model_files
 from export.repository.dali_file import serialise_pipeline
 from export.repository.layout import PROVENANCE, ModelFolders, file_hashes
-from export.repository.messages import Profile, Serving, Step, warm_up_files
+from export.repository.messages import warm_up_files
+from export.repository.options import Profile, Serving, Step
 from preprocess.spec import ModelSpec
 
 __all__ = ("stage", "write_provenance")

@@ -27,7 +27,8 @@ from client.triton.inference import TritonModel, TritonModelSettings, connect
 from client.triton.server import TritonSettings, admin_headers
 from export.errors import EngineError
 from export.repository.layout import ModelFolders
-from export.repository.messages import Profile, Serving, Step, configuration
+from export.repository.messages import configuration
+from export.repository.options import Profile, Serving, Step
 from export.repository.publishing import publish
 from export.repository.serving import ServedModel, served
 from export.repository.staging import stage

@@ -18,13 +18,12 @@ from export.repository.configuration import Serving, configuration_text, model_f
 from export.repository.dali_file import serialise_pipeline
 from export.repository.describing import describe, spec_yaml
 from export.repository.messages import (
-    Profile,
-    Step,
     configuration,
     graph_batches,
     warm_up_batches,
     warm_up_files,
 )
+from export.repository.options import Profile, Step
 from export.sources.network import SourceNetwork
 from preprocess.pipeline import build_pipeline
 from preprocess.spec import (

@@ -20,7 +20,7 @@ from export.recipe import CpuPrecision
 from export.repository import disk
 from export.repository.disk import Disk
 from export.repository.layout import ModelFolders, file_hashes
-from export.repository.messages import Serving
+from export.repository.options import Serving
 from export.repository.publishing import Published, publish
 from export.repository.staging import stage, write_provenance
 from export.repository.transaction import recover, work_folder
