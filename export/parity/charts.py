@@ -49,8 +49,9 @@ def plot_slices(report: ParityReport, series: str) -> Markup:
         index: [one for one in result.slices if one.series == series]
         for index, result in enumerate(report.engines)
     }
-    numbers = [one.slice for one in next(iter(chosen.values()))]
-    highest = max(one.differing_pixels for slices in chosen.values() for one in slices)
+    numbers = [one.slice for one in report.reference.slices if one.series == series]
+    found = (one.differing_pixels for slices in chosen.values() for one in slices)
+    highest = max(found, default=0)
     top, bottom = TOP, TOP + 160
     decades = max(1, math.ceil(math.log10(1 + highest)))
     first, span = min(numbers), max(1, max(numbers) - min(numbers))
