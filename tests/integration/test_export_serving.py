@@ -25,7 +25,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from client.triton.embedded import EmbeddedTriton
 from client.triton.inference import TritonModel, TritonModelSettings, connect
 from client.triton.server import TritonSettings, admin_headers
-from export.errors import EngineError
+from export.errors import EngineError, MissingPart
 from export.repository.layout import ModelFolders
 from export.repository.messages import configuration
 from export.repository.options import Profile, Serving, Step
@@ -161,6 +161,17 @@ def test_the_server_ends_with_whoever_started_it(staged: Path) -> None:
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < give_up
         time.sleep(0.1)
+
+
+def test_without_a_server_the_message_says_what_to_install(
+    spec: ModelSpec, staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel without its server hides the real one from the program."""
+    (tmp_path / "pytriton").mkdir()
+    (tmp_path / "pytriton" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(MissingPart, match="nvidia-pytriton"), served(staged / "1", spec.name):
+        pass
 
 
 def test_a_model_that_cannot_be_loaded_says_why(
