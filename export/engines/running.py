@@ -16,7 +16,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from export.errors import EngineError
 from export.recipe import CpuPrecision
 
-__all__ = ("SCORES", "Engine", "OnnxRuntimeEngine", "OpenVinoEngine", "cpu_precisions")
+__all__ = (
+    "SCORES",
+    "Engine",
+    "Heads",
+    "OnnxRuntimeEngine",
+    "OpenVinoEngine",
+    "cpu_precisions",
+    "head_name",
+    "last_line",
+)
 
 SCORES = "logits"
 Heads = dict[str, NDArray[Any]]
@@ -131,10 +140,10 @@ class OpenVinoEngine:
         try:
             self._model = ov.Core().read_model(path)
         except RuntimeError as error:
-            raise EngineError(f"{path}: OpenVINO cannot read it: {_last_line(error)}") from error
+            raise EngineError(f"{path}: OpenVINO cannot read it: {last_line(error)}") from error
         if scores:
             _expose_openvino(self._model)
-        self._names = [_head_name(output) for output in self._model.outputs]
+        self._names = [head_name(output) for output in self._model.outputs]
 
     def run(self, images: NDArray[np.float32]) -> Heads:
         """See ``Engine.run``."""
@@ -148,7 +157,7 @@ class OpenVinoEngine:
                 answers = self._run_side_by_side(images, self._compile(shape, "THROUGHPUT"))
         except RuntimeError as error:
             raise EngineError(
-                f"{self._path}: OpenVINO on {images.shape}: {_last_line(error)}"
+                f"{self._path}: OpenVINO on {images.shape}: {last_line(error)}"
             ) from error
         heads = zip(*answers, strict=True)
         return {name: np.stack(head) for name, head in zip(self._names, heads, strict=True)}
@@ -206,8 +215,8 @@ def _expose_openvino(model: ov.Model) -> None:
         model.add_outputs(SCORES)
 
 
-def _head_name(output: ov.Output) -> str:
-    # A tensor that passes did not touch may carry the names of several.
+def head_name(output: ov.Output) -> str:
+    """Name of the head; an output may carry the names of several tensors that became one."""
     names = sorted(output.get_names())
     heads = [name for name in names if name in ("mask", "uncertainty", SCORES, "embedding")]
     return (heads or names)[0]
@@ -221,5 +230,6 @@ def _widened(head: NDArray[Any]) -> NDArray[Any]:
     return head.astype(np.float32) if head.dtype == np.float16 else head
 
 
-def _last_line(error: RuntimeError) -> str:
+def last_line(error: Exception) -> str:
+    """The reason at the end of a message that begins with lines of OpenVINO's own sources."""
     return str(error).strip().splitlines()[-1]
