@@ -16,6 +16,12 @@ from export.sources.network import Decision, DecisionKind
 
 __all__ = ("NnunetPlan", "read_plan")
 
+_UNET = "dynamic_network_architectures.architectures.unet"
+_OLDER_NETWORKS = {
+    "PlainConvUNet": (f"{_UNET}.PlainConvUNet", "n_conv_per_stage"),
+    "ResidualEncoderUNet": (f"{_UNET}.ResidualEncoderUNet", "n_blocks_per_stage"),
+}
+
 
 @dataclass(frozen=True)
 class NnunetPlan:
@@ -146,11 +152,37 @@ def _configuration(plans: dict[str, Any], name: str, path: Path) -> dict[str, An
             f"answer of {settings['previous_stage']!r} as input; take 2d or 3d_fullres"
         )
     if "architecture" not in settings:
-        raise SourceError(
-            f"{path}: plans of nnU-Net v2 before 2.5, which do not name the network's class; "
-            "plan the dataset again with a newer one and put the new plans.json in its place"
-        )
+        settings["architecture"] = _older_architecture(settings, path)
     return settings
+
+
+def _older_architecture(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What plans of nnU-Net before 2.5 say of the network, as its ConfigurationManager reads it."""
+    name = settings["UNet_class_name"]
+    if name not in _OLDER_NETWORKS:
+        raise SourceError(f"{path}: network {name!r}; expected one of {', '.join(_OLDER_NETWORKS)}")
+    full_name, blocks = _OLDER_NETWORKS[name]
+    convolutions, axes = settings["n_conv_per_stage_encoder"], len(settings["patch_size"])
+    base, most = settings["UNet_base_num_features"], settings["unet_max_num_features"]
+    arguments = {
+        "n_stages": len(convolutions),
+        "features_per_stage": [min(base * 2**i, most) for i in range(len(convolutions))],
+        "conv_op": f"torch.nn.Conv{axes}d",
+        "kernel_sizes": settings["conv_kernel_sizes"],
+        "strides": settings["pool_op_kernel_sizes"],
+        blocks: convolutions,
+        "n_conv_per_stage_decoder": settings["n_conv_per_stage_decoder"],
+        "conv_bias": True,
+        "norm_op": f"torch.nn.InstanceNorm{axes}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    return {
+        "network_class_name": full_name,
+        "arch_kwargs": arguments,
+        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
+    }
 
 
 def _labels(dataset: dict[str, Any], path: Path) -> tuple[tuple[str, ...], Decision]:

@@ -86,11 +86,13 @@ def normalised(
         raise Inexpressible(
             "measures each 2D image by itself, but a series is normalised as a whole here"
         )
-    if before is not None and not constants:
-        raise Inexpressible("comes after another normalisation")
+    if before is not None and not constants and not _is_unclipped(before):
+        raise Inexpressible("comes after values were clipped")
     try:
         match name:
             case "ScaleIntensityRange":
+                if before is not None:
+                    raise Inexpressible("takes its window from values that were scaled before it")
                 return _window(arguments)
             case "ScaleIntensityRangePercentiles":
                 return _percentiles(arguments)
@@ -125,6 +127,13 @@ def padded(spec: IntensitySpec, early: float | None, late: float | None) -> Inte
     if late == 0:
         return replace(spec, padding=Padding.ZERO)
     raise Inexpressible(f"pads with {late:g} after it normalised; expected 0 or the lowest value")
+
+
+def _is_unclipped(spec: IntensitySpec) -> bool:
+    """Whether values were only shifted and stretched, which no later measure of theirs sees."""
+    if isinstance(spec, PercentileRange):
+        return (spec.low_percentile, spec.high_percentile) == (0, 100)
+    return isinstance(spec, ZScore)
 
 
 def _window(arguments: Arguments) -> HuWindow:

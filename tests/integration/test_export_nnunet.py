@@ -343,8 +343,37 @@ def spoil_cascade(folder: Path) -> None:
     edit(folder / "plans.json", lambda p: p["configurations"]["2d"].update(previous_stage="low"))
 
 
+def write_older_plans(folder: Path, network: str = "PlainConvUNet") -> None:
+    """Spells the plans as nnU-Net did before 2.5."""
+
+    def change(plans: dict[str, Any]) -> None:
+        settings = plans["configurations"]["2d"]
+        arguments = settings.pop("architecture")["arch_kwargs"]
+        settings |= {
+            "UNet_class_name": network,
+            "UNet_base_num_features": arguments["features_per_stage"][0],
+            "unet_max_num_features": arguments["features_per_stage"][-1],
+            "n_conv_per_stage_encoder": arguments["n_conv_per_stage"],
+            "n_conv_per_stage_decoder": arguments["n_conv_per_stage_decoder"],
+            "num_pool_per_axis": [3, 3],
+            "pool_op_kernel_sizes": arguments["strides"],
+            "conv_kernel_sizes": arguments["kernel_sizes"],
+        }
+
+    edit(folder / "plans.json", change)
+
+
+def test_older_plans_are_read_as_nnunet_reads_them(ct: Path, tmp_path: Path) -> None:
+    """The oracle is nnU-Net's own conversion of such plans."""
+    images = torch.randn(1, 1, 56, 48, generator=torch.Generator().manual_seed(2))
+    write_older_plans(ct)
+    with torch.inference_mode():
+        expected = predictor(ct).network.eval()(images)
+        assert torch.equal(opened(ct, tmp_path).module(images), expected)
+
+
 def spoil_old(folder: Path) -> None:
-    edit(folder / "plans.json", lambda p: p["configurations"]["2d"].pop("architecture"))
+    write_older_plans(folder, "Generic_UNet")
 
 
 def spoil_features(folder: Path) -> None:
@@ -393,7 +422,7 @@ def spoil_truncated(folder: Path) -> None:
         (spoil_labels, r"dataset.json: mask values \[0, 7\]"),
         (spoil_order, "KeyError: 'regions_class_order'"),
         (spoil_cascade, "second stage of a cascade"),
-        (spoil_old, "plans of nnU-Net v2 before 2.5"),
+        (spoil_old, "network 'Generic_UNet'; expected one of PlainConvUNet"),
         (spoil_features, "checkpoint_final.pth: the weights do not fit PlainConvUNet: different"),
         (spoil_kwargs, "cannot be made from its arch_kwargs: TypeError"),
         (spoil_spacing, "not what nnU-Net v2 writes: KeyError: 'spacing'"),

@@ -128,8 +128,19 @@ def volume(letters: str) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
         ((PERCENTILES,), 2e-6),
         ((RANGE,), 2e-6),
         ((STANDARD,), 5e-6),
+        ((RANGE, STANDARD), 5e-6),
+        ((STANDARD, PERCENTILES), 5e-6),
     ],
-    ids=["window", "window-constants", "window-pad", "percentiles", "range", "zscore"],
+    ids=[
+        "window",
+        "window-constants",
+        "window-pad",
+        "percentiles",
+        "range",
+        "zscore",
+        "range-zscore",
+        "zscore-percentiles",
+    ],
 )
 def test_input_is_that_of_the_bundles_own_transforms(
     tmp_path: Path, letters: str, values: tuple[Any, ...], tolerance: float
@@ -300,7 +311,8 @@ def test_a_bundle_may_name_modules_of_networks_only(tmp_path: Path, target: str)
         (({**WINDOW, "a_min": "$-10 * 16"},), r"a_min is '\$-10 \* 16'; write a number"),
         (({**STANDARD, "nonzero": True},), "NormalizeIntensity nonzero is true"),
         ((CONSTANTS,), "without a range to clip to"),
-        ((WINDOW, STANDARD), "comes after another normalisation"),
+        ((WINDOW, STANDARD), "comes after values were clipped"),
+        ((RANGE, WINDOW), "window from values that were scaled before"),
         (({**PERCENTILES, "relative": True},), "relative is true"),
         (({**RANGE, "factor": 0.1},), "factor multiplies values"),
         (({**WINDOW, "b_min": 2.0},), "expected low_value below high_value"),
