@@ -29,7 +29,7 @@ from export.parity.report import write_report
 from export.parity.results import ParityReport, read_parity
 from export.recipe import CpuPrecision, GpuPrecision, Recipe, SeriesFile
 from export.repository.layout import ModelFolders
-from export.repository.messages import Serving
+from export.repository.options import Serving
 from export.repository.publishing import Published, publish
 from export.repository.staging import stage, write_provenance
 from export.sources.opening import open_source, source_files
@@ -216,14 +216,14 @@ def _chain(recipe: Recipe, results: Results) -> Generator[Stage]:
 
 
 def _engine_stages(
-    recipe: Recipe, spec: ModelSpec | None, graph: Path, base: Mapping[str, Any]
+    recipe: Recipe, spec: ModelSpec | None, graph: Path, base: dict[str, Any]
 ) -> Generator[Stage]:
     engines = recipe.export.engines
     measured = base | {"series": _series_inputs(recipe, recipe.export.calibration)}
     if CpuPrecision.INT8 in engines.openvino and spec is not None:
-        limit = recipe.export.limits.int8_mask_dice
         work = partial(make_openvino_int8, recipe, spec, graph)
-        yield Stage("openvino-int8", measured | {"limit": limit}, work)
+        limits = asdict(recipe.export.limits)
+        yield Stage("openvino-int8", measured | {"limits": limits}, work)
     for precision in engines.tensorrt:
         if precision is GpuPrecision.INT8 and spec is None:
             continue

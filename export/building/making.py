@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.engines.openvino_int8 import quantise
-from export.engines.rtx_check import compile_check
+from export.engines.rtx_check import compile_check, targets_of
 from export.engines.running import Engine, OpenVinoEngine
+from export.engines.tensorrt_build import BatchProfile
 from export.engines.typed import to_half, to_qdq
-from export.errors import EngineError
 from export.graph.exporting import export_graph
 from export.graph.planning import score_channels
-from export.parity.material import network_images, read_series
+from export.parity.comparison import score_labels
+from export.parity.material import Series, network_images, plan_of, read_series
 from export.parity.measures import class_counts, dice
 from export.recipe import CpuPrecision, GpuPrecision, Recipe
 from export.repository.describing import describe, spec_yaml
@@ -88,21 +91,55 @@ def make_openvino_int8(
 ) -> Mapping[str, Any]:
     """Quantises for OpenVINO; operations that cost too much accuracy stay in float.
 
-    Accuracy is the mean Dice of the classes against the float32 network on the calibration
-    slices; it may fall by as much as the gate allows.
+    Accuracy is the mean Dice on the calibration slices, against labels where there are some, else
+    against the float32 network's masks; it may fall by as much as the gate allows.
 
     Raises:
         EngineError: The quantiser refuses the graph.
     """
-    images = calibration_images(recipe, spec)
+    series = [read_series(recipe, file, spec) for file in recipe.export.calibration]
+    images = np.concatenate([network_images(each, spec) for each in series])
+    limits = recipe.export.limits
+    if any(each.labels is not None for each in series):
+        score, allowed = _label_score(series, spec), limits.label_dice_drop
+    else:
+        score, allowed = _mask_score(images, graph, spec), 1 - limits.int8_mask_dice
+    made = quantise(graph, folder / "model.xml", images, score, allowed)
+    return {
+        "calibration_slices": made.calibration_slices,
+        "quantised": made.quantised,
+        "kept_in_float": made.kept_in_float,
+        "score_float": made.score_float,
+        "score_int8": made.score_int8,
+    }
+
+
+def _label_score(series: Sequence[Series], spec: ModelSpec) -> Callable[[Engine], float]:
+    """Mean Dice against labels, over classes and labelled series."""
+    known = [
+        (each, plan_of(each, spec), network_images(each, spec))
+        for each in series
+        if each.labels is not None
+    ]
+
+    def score(engine: Engine) -> float:
+        found = [score_labels(s, plan, engine.run(x)["mask"], spec) for s, plan, x in known]
+        return fmean(one.dice for scores in found for one in scores)
+
+    return score
+
+
+def _mask_score(
+    images: NDArray[np.float32], graph: Path, spec: ModelSpec
+) -> Callable[[Engine], float]:
+    """Mean Dice of the classes against the float32 network's masks."""
     masks = OpenVinoEngine(graph, CpuPrecision.F32).run(images)["mask"]
 
     def score(engine: Engine) -> float:
         counts = class_counts(engine.run(images)["mask"], masks, len(spec.segments) + 1)
         return float(np.nanmean(dice(counts)[1:]))
 
-    allowed = 1 - recipe.export.limits.int8_mask_dice
-    return quantise(graph, folder / "model.xml", images, score, allowed).facts
+    return score
 
 
 def make_tensorrt(
@@ -120,13 +157,11 @@ def make_tensorrt(
         to_qdq(graph, typed, calibration_images(recipe, spec))
     else:
         to_half(graph, typed, precision)
-    try:
-        report = compile_check(typed, recipe.export.engines.batch_gpu)
-    except EngineError as error:
-        if precision in (recipe.export.engines.gpu, GpuPrecision.FP32):
-            raise
-        return {"accepted": False, "reason": str(error)}
-    return {"accepted": True, **report.facts}
+    profile = BatchProfile(recipe.export.engines.batch_gpu, spec.geometry.size if spec else None)
+    report = compile_check(typed, profile, targets_of(precision))
+    if precision in (recipe.export.engines.gpu, GpuPrecision.FP32):
+        report.require_accepted()
+    return asdict(report)
 
 
 def _revision(folder: Path) -> str:

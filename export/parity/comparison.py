@@ -29,7 +29,15 @@ from preprocess.cleanup import native_mask
 from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
 
-__all__ = ("Candidate", "Comparison", "Segment", "Served", "measure", "measure_patches")
+__all__ = (
+    "Candidate",
+    "Comparison",
+    "Segment",
+    "Served",
+    "measure",
+    "measure_patches",
+    "score_labels",
+)
 
 Segment = Callable[[SeriesPlan, NDArray[np.int16]], NDArray[np.uint8]]
 """Plan and stored slices [slices, rows, columns] ▶ masks on the canvas."""
@@ -117,7 +125,7 @@ def measure(
             tally.add(places, images, {MASK: answer}, {MASK: masks[0]})
             masks.append(answer)
         for tally, mask in zip((own, *tallies, *services), masks, strict=True):
-            tally.scores += _score_labels(one, plan, mask, spec)
+            tally.scores += score_labels(one, plan, mask, spec)
     report = ParityReport(
         schema=SCHEMA,
         model=spec.name,
@@ -191,9 +199,17 @@ def _run(
     return [np.concatenate(parts) for parts in masks]
 
 
-def _score_labels(
+def score_labels(
     series: Series, plan: SeriesPlan, canvas: NDArray[np.uint8], spec: ModelSpec
 ) -> list[LabelScore]:
+    """Every labelled class of a series, on its own grid; nothing where there are no labels.
+
+    Args:
+        series: The series.
+        plan: Its plan.
+        canvas: Masks of its chosen slices on the canvas.
+        spec: The model.
+    """
     if series.labels is None:
         return []
     taken = series.chosen
