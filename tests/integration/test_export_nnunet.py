@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 
 from export.errors import RecipeError, SourceError
@@ -22,15 +24,17 @@ from export.sources.network import Decision, DecisionKind, SourceNetwork
 from export.sources.opening import open_source, source_files
 from preprocess.geometry import SliceGeometry
 from preprocess.intensity import plan_intensity
+from preprocess.parsing import build
 from preprocess.spec import (
     GeometrySpec,
     HuWindow,
+    ModelSpec,
     Padding,
     PercentileRange,
     ZScore,
     ZScoreRegion,
 )
-from tests.export_bundles import network_slices, recipe_file, train_nnunet
+from tests.export_bundles import network_slices, recipe_file, train_nnunet, write_bundle
 from tests.nnunet_training import DATASET, Task, case
 
 pytestmark = pytest.mark.integration
@@ -467,3 +471,25 @@ def test_names_that_compiling_and_distributing_leave_are_taken_off(
     torch.save(content, checkpoint)
     state = opened(ct, tmp_path).module.state_dict()
     assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_the_worked_examples_are_whole(
+    trained: tuple[Path, list[dict[str, Path]]], tmp_path: Path
+) -> None:
+    """Both MODEL.yaml of docs/export-sources.md, on a bundle and a folder with their paths."""
+    page = (Path(__file__).parents[2] / "docs/export-sources.md").read_text()
+    examples = [yaml.safe_load(part) for part in re.findall(r"```yaml\n(.*?)```", page, re.S)]
+    write_bundle(tmp_path / examples[0]["export"]["source"]["bundle"])
+    shutil.copytree(trained[1][0]["2d"], tmp_path / examples[1]["export"]["source"]["folder"])
+    for example in examples:
+        path = tmp_path / "MODEL.yaml"
+        path.write_text(yaml.safe_dump(example))
+        network = open_source(load_recipe(path))
+        description = {key: value for key, value in example.items() if key != "export"}
+        assert network.geometry is not None
+        assert network.intensity is not None
+        description["geometry"] = json.loads(json.dumps(asdict(network.geometry)))
+        description["intensity"] = asdict(network.intensity)
+        spec = build(ModelSpec, description, "model")
+        assert len(spec.segments) + 1 == network.classes
+        assert (spec.geometry, spec.intensity) == (network.geometry, network.intensity)
