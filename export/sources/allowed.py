@@ -27,10 +27,13 @@ def module_class(name: str, packages: tuple[str, ...], where: str) -> type[nn.Mo
     path, _, attribute = name.rpartition(".")
     if not _lies_in(path, packages):
         raise SourceError(refused)
+    # Importing an architecture also imports what it is made with, which may be broken anyhow.
     try:
         found: Any = getattr(importlib.import_module(path), attribute)
-    except (ImportError, AttributeError) as error:
-        raise SourceError(f"{refused}, and there is none of that name: {error}") from error
+    except Exception as error:
+        raise SourceError(
+            f"{refused}, and this one cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     # A package also holds what it imports itself, as `torch.nn.modules.module.torch`.
     is_module = isinstance(found, type) and issubclass(found, nn.Module)
     if not is_module or not _lies_in(found.__module__, packages):
