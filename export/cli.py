@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -68,6 +68,32 @@ def build(
         _console.print(f"nothing changed: {recipe.name} version {built.published.version} stands")
 
 
+@app.command()
+def verify(
+    path: RecipePath,
+    repository: Repository = REPOSITORY,
+    work: Work = WORK,
+    triton_url: Annotated[
+        str | None, typer.Option(help="Running server that serves it, host:port of gRPC.")
+    ] = None,
+) -> None:
+    """Compare what is published now with its source; end with status 7 where answers moved."""
+    from export.building.verifying import compare_published
+    from export.parity.gate import require
+    from export.parity.report import write_report
+    from export.repository.layout import ModelFolders
+
+    recipe = load_recipe(path)
+    with _stage_progress() as progress:
+        slices = progress.count("compare")
+        comparison = compare_published(recipe, repository, url=triton_url, advance=slices)
+    segments = ModelFolders(repository, recipe.name).spec.segments
+    files = write_report(comparison, recipe.export.limits, work / recipe.name / "verify", segments)
+    _console.print(f"parity report: {files.html}")
+    require(comparison.report, recipe.export.limits)
+    _console.print(f"{recipe.name}: the answers are those of the float32 network")
+
+
 def _show_preview(recipe: Recipe, stages: list[tuple[str, bool]]) -> None:
     table = Table("stage", "would", title=recipe.name)
     for name, runs in stages:
@@ -93,6 +119,17 @@ class _Stages:
             self._progress.add_task(name, total=1, completed=1, note="nothing changed")
         else:
             self._progress.update(self._tasks[name], total=1, completed=1, note=f"{seconds:.1f} s")
+
+    def count(self, name: str) -> Callable[[int], None]:
+        """A bar that counts slices."""
+        task = self._progress.add_task(name, total=None, note="")
+
+        def advance(slices: int) -> None:
+            self._progress.advance(task, slices)
+            done = int(self._progress.tasks[task].completed)
+            self._progress.update(task, note=f"{done} slices")
+
+        return advance
 
 
 _WORDS = {"run": "starts", "skip": "nothing changed", "done": "done in"}

@@ -31,24 +31,18 @@ HEADER = """\
 def describe(recipe: Recipe, network: SourceNetwork) -> ModelSpec:
     """Completes the recipe's description with the geometry and intensity the source knows.
 
+    What a source gives was held against the recipe when it was opened, and may say more.
+
     Raises:
-        RecipeError: A key is wrong or missing, or the recipe contradicts the source.
+        RecipeError: A key is wrong or missing, or classes or channels do not fit.
     """
     data = dict(recipe.description)
     known = {"geometry": network.geometry, "intensity": network.intensity}
-    for key, value in known.items():
-        if value is not None:
-            data.setdefault(key, _plain(value))
+    data |= {key: _plain(value) for key, value in known.items() if value is not None}
     try:
         spec = build(ModelSpec, data, "model")
     except SpecError as error:
         raise RecipeError(f"{recipe.path}: {error}") from error
-    for key, value in known.items():
-        if value is not None and getattr(spec, key) != value:
-            raise RecipeError(
-                f"{recipe.path}: {key} is {_plain(getattr(spec, key))}, but the source was trained "
-                f"with {_plain(value)}; leave {key} out of the recipe, or mend it"
-            )
     _check_fit(recipe, spec, network)
     return spec
 

@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from export.errors import PublishError
 from export.repository.options import Profile, Step
 from preprocess.errors import SpecError
-from preprocess.spec import load_model_spec
+from preprocess.spec import ModelSpec, load_model_spec
 
 __all__ = ("PROVENANCE", "ModelFolders", "file_hashes")
 
@@ -34,6 +34,15 @@ class ModelFolders:
 
     root: Path
     name: str
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The description, as it lies there.
+
+        Raises:
+            SpecError: It cannot be read.
+        """
+        return load_model_spec(self.root / self.name / "model.yaml")
 
     @property
     def net(self) -> Path:
@@ -69,7 +78,7 @@ class ModelFolders:
             PublishError: A description or configuration cannot be read.
         """
         try:
-            spec = load_model_spec(self.root / self.name / "model.yaml")
+            spec = self.spec
         except SpecError as error:
             raise PublishError(f"{self.root}: {error}") from error
         segments = [(s.value, s.category, s.type, s.anatomy) for s in spec.segments]

@@ -51,9 +51,9 @@ class SourceNetwork:
         decision: How scores become the mask.
         orientation: Directions of the spatial axes where the source knows, see
             ``GraphOptions.orientation``.
-        geometry: Grid the network was trained on, where the source knows; its rows and columns
-            are those of the canvas, not of the network's own axes.
-        intensity: Normalisation, where the source knows.
+        geometry: Grid the network was trained on, where the source knows, agreed with the recipe;
+            its rows and columns are those of the canvas, not of the network's own axes.
+        intensity: Normalisation, where the source knows, agreed with the recipe.
         labels: Name of each mask value, background first, where the source knows.
         facts: What else belongs into the metadata, as {"monai_version": "1.6.1"}.
     """
