@@ -46,10 +46,22 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """An engine that is to answer as the reference does."""
+    """An engine that is to answer as the reference does.
+
+    Attributes:
+        engine: The engine.
+        precision: How it computes.
+        label: What the report calls it; "" means the engine's own name. Labels must differ.
+    """
 
     engine: Engine
     precision: Precision
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        return self.label or self.engine.name
 
 
 @dataclass(frozen=True)
@@ -109,10 +121,12 @@ def measure(
         GateError: An engine lacks a head, or answers in another shape or with unknown classes.
         RecipeError: A series cannot be planned.
     """
+    names = [reference.name, *(one.name for one in candidates), *(one.name for one in served)]
+    _require_names(names)
     labels = [segment.label for segment in spec.segments]
     heads = (MASK, *map(str, spec.heads))
     own = Tally(reference.name, Precision.F32, labels, heads=heads)
-    tallies = [Tally(one.engine.name, one.precision, labels, heads=heads) for one in candidates]
+    tallies = [Tally(one.name, one.precision, labels, heads=heads) for one in candidates]
     services = [Tally(one.name, one.precision, labels, served=True) for one in served]
     for one in series:
         plan, images = plan_of(one, spec), network_images(one, spec)
@@ -146,6 +160,7 @@ def measure_patches(
     model: str,
     labels: Sequence[str],
     name: str = "patches",
+    synthetic: bool = True,
     facts: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compares engines on network input as it is, for networks that are not served: 3D ones.
@@ -157,22 +172,35 @@ def measure_patches(
         model: Name of the model.
         labels: Names of the classes 1, 2, ...
         name: What the patches are.
+        synthetic: Whether they were made up.
         facts: What else belongs into the report.
 
     Raises:
         GateError: See ``measure``.
     """
+    _require_names([reference.name, *(one.name for one in candidates)])
     own = Tally(reference.name, Precision.F32, labels)
-    tallies = [Tally(one.engine.name, one.precision, labels) for one in candidates]
+    tallies = [Tally(one.name, one.precision, labels) for one in candidates]
     places = [Place(name, number) for number in range(len(patches))]
     _run(reference, candidates, patches, places, tallies=(own, *tallies))
-    shape = patches.shape[-2:]
     described = SeriesFacts(
-        name, len(patches), len(patches), shape[0], shape[1], "none", labelled=False, synthetic=True
+        name=name,
+        slices=len(patches),
+        of=len(patches),
+        rows=patches.shape[-2],
+        columns=patches.shape[-1],
+        plane="none",
+        labelled=False,
+        synthetic=synthetic,
     )
     engines = tuple(tally.result() for tally in tallies)
     report = ParityReport(SCHEMA, model, "", (described,), own.result(), engines, dict(facts or {}))
     return _comparison(report, tallies)
+
+
+def _require_names(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise GateError(f"expected engines of different names, got {[*names]}")
 
 
 def _run(

@@ -363,6 +363,14 @@ def test_a_report_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_parity(tmp_path / "parity.json")
 
 
+def test_engines_are_told_apart_by_name() -> None:
+    same = changed(lambda _: None)
+    with pytest.raises(GateError, match="expected engines of different names"):
+        compare(same, same)
+    report = compare(same, replace(same, label="the other")).report
+    assert [one.engine for one in report.engines] == ["engine", "the other"]
+
+
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[int] = []
     compare(changed(lambda _: None), advance=told.append)
