@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -164,10 +165,12 @@ def _in_int8(operation: Any) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
+    """Keeps NNCF's log and its progress bars off the terminal."""
     log = logging.getLogger("nncf")
     level = log.level
     log.setLevel(logging.WARNING)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         log.setLevel(level)

@@ -1,4 +1,4 @@
-"""Give the graph the types that TensorRT shall compute in: float32 ─▶ float16 │ bfloat16 │ Q/DQ.
+"""Give the graph the type that TensorRT shall compute in: float32 ─▶ float16 │ bfloat16.
 
 TensorRT builds strongly typed networks: every operation runs in the type that the ONNX file says.
 The network up to the class scores changes its type; the heads behind them stay in float32.
@@ -6,7 +6,6 @@ The network up to the class scores changes its type; the heads behind them stay 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from export.engines.running import SCORES
 from export.errors import EngineError
 from export.recipe import GpuPrecision
 
-__all__ = ("to_half", "to_qdq")
+__all__ = ("load_onnx", "to_half")
 
 _HALF: dict[GpuPrecision, tuple[int, DTypeLike]] = {
     GpuPrecision.FP16: (TensorProto.FLOAT16, np.float16),
@@ -32,7 +30,6 @@ _HALF: dict[GpuPrecision, tuple[int, DTypeLike]] = {
 _ALWAYS_FLOAT = {"Resize": (1, 2), "Upsample": (1,)}
 # TensorRT's compiler has no bfloat16 kernel for these.
 _WITHOUT_BFLOAT16 = ("ConvTranspose",)
-_QUANTISED = ["Conv", "ConvTranspose", "Add", "Concat"]
 
 
 def to_half(source: Path, out: Path, precision: GpuPrecision) -> None:
@@ -47,7 +44,7 @@ def to_half(source: Path, out: Path, precision: GpuPrecision) -> None:
         EngineError: No tensor ``logits``, a weight that float16 cannot hold, or an operation
             that ONNX does not define on the type.
     """
-    model = _load(source)
+    model = load_onnx(source)
     try:
         _Halving(model, *_HALF[precision]).apply()
         onnx.save(model, out)
@@ -143,7 +140,12 @@ def _cast_array(value: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
         return value.astype(dtype)
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Reads an ONNX file.
+
+    Raises:
+        EngineError: It is missing or no ONNX file.
+    """
     try:
         return onnx.load(path)
     except (OSError, DecodeError) as error:
@@ -169,48 +171,3 @@ def _leading_to(tensor: str, graph: onnx.GraphProto) -> set[int]:
             found.add(index)
             open_.extend(maker[name] for name in graph.node[index].input if name in maker)
     return found
-
-
-def to_qdq(source: Path, out: Path, calibration: NDArray[np.float32]) -> None:
-    """Writes the network with QuantizeLinear/DequantizeLinear pairs around its convolutions.
-
-    Weights have a scale for each channel, activations one for all, both symmetric: what TensorRT
-    knows. The class scores are not quantised, since ties would decide the mask.
-
-    Args:
-        source: float32 ONNX file.
-        out: Where the result goes.
-        calibration: float32 [n, channels, *canvas], slices whose ranges are taken.
-
-    Raises:
-        EngineError: ONNX Runtime cannot quantise the graph.
-    """
-    quantize_static(
-        str(source),
-        str(out),
-        _Slices(calibration),
-        op_types_to_quantize=_QUANTISED,
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "AddQDQPairToWeight": True,
-            "QuantizeBias": False,
-            "OpTypesToExcludeOutputQuantization": _QUANTISED,
-        },
-    )
-
-
-class _Slices(CalibrationDataReader):  # type: ignore[misc]
-    """Hands slices to the quantiser one by one."""
-
-    def __init__(self, slices: NDArray[np.float32]) -> None:
-        self._feeds: Iterator[dict[str, NDArray[np.float32]]] = (
-            {"image": image[None]} for image in slices
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next slice; None after the last."""
-        return next(self._feeds, None)
