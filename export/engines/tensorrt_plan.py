@@ -200,7 +200,7 @@ def _tensorrt() -> ModuleType:
     except ImportError as error:
         raise MissingPart(
             "expected the package tensorrt, in the version of the Triton container that serves "
-            "the plan (docs/export-gpu.md has the list): on the machine with the GPU, "
+            "the plan (docs/export-gpu.md says how to find it): on the machine with the GPU, "
             "pip install tensorrt-cu12==VERSION"
         ) from error
 
