@@ -180,7 +180,7 @@ class EngineOptions:
 
     cpu: CpuPrecision = CpuPrecision.F32
     gpu: GpuPrecision = GpuPrecision.FP16
-    openvino: tuple[CpuPrecision, ...] = (CpuPrecision.F32, CpuPrecision.BF16)
+    openvino: tuple[CpuPrecision, ...] = (CpuPrecision.F32,)
     tensorrt: tuple[GpuPrecision, ...] = (GpuPrecision.FP32, GpuPrecision.FP16)
     batch_cpu: int = 8
     batch_gpu: tuple[int, int, int] = (1, 8, 32)

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.engines.openvino_int8 import quantise
+from export.engines.quantised_onnx import to_qdq
 from export.engines.rtx_check import compile_check, targets_of
 from export.engines.running import Engine, OpenVinoEngine
 from export.engines.tensorrt_build import BatchProfile
-from export.engines.typed import to_half, to_qdq
+from export.engines.typed import to_half
 from export.graph.exporting import export_graph
 from export.graph.planning import score_channels
 from export.parity.comparison import score_labels
@@ -158,7 +159,8 @@ def make_tensorrt(
     else:
         to_half(graph, typed, precision)
     profile = BatchProfile(recipe.export.engines.batch_gpu, spec.geometry.size if spec else None)
-    report = compile_check(typed, profile, targets_of(precision))
+    targets = targets_of(precision, 2 if spec else 3)
+    report = compile_check(typed, profile, targets)
     if precision in (recipe.export.engines.gpu, GpuPrecision.FP32):
         report.require_accepted()
     return asdict(report)

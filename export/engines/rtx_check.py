@@ -56,9 +56,10 @@ class CompileReport:
             raise EngineError(self.refusal)
 
 
-def targets_of(precision: GpuPrecision) -> tuple[str, ...]:
-    """The compute capabilities that know the precision: Turing has no bfloat16."""
-    return tuple(_LATER) if precision is GpuPrecision.BF16 else (_TURING, *_LATER)
+def targets_of(precision: GpuPrecision, spatial_axes: int = 2) -> tuple[str, ...]:
+    """The compute capabilities that know it: Turing has no bfloat16 and no 3D convolution."""
+    turing = precision is not GpuPrecision.BF16 and spatial_axes == 2
+    return (_TURING, *_LATER) if turing else tuple(_LATER)
 
 
 def compile_check(
