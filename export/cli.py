@@ -85,13 +85,39 @@ def verify(
 
     recipe = load_recipe(path)
     with _stage_progress() as progress:
-        slices = progress.count("compare")
+        slices = progress.count("compare", "slices")
         comparison = compare_published(recipe, repository, url=triton_url, advance=slices)
     segments = ModelFolders(repository, recipe.name).spec.segments
     files = write_report(comparison, recipe.export.limits, work / recipe.name / "verify", segments)
     _console.print(f"parity report: {files.html}")
     require(comparison.report, recipe.export.limits)
     _console.print(f"{recipe.name}: the answers are those of the float32 network")
+
+
+@app.command()
+def bench(
+    path: RecipePath,
+    work: Work = WORK,
+    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
+    threads: Annotated[int, typer.Option(help="CPU threads of an engine; 0: its choice.")] = 0,
+) -> None:
+    """Measure the engines of the last build by themselves."""
+    from export.benchmark.measuring import BenchOptions
+    from export.benchmark.page import bench_table, draw_bench
+    from export.benchmark.records import write_bench
+    from export.building.benching import bench_built
+
+    recipe = load_recipe(path)
+    folder = work / recipe.name
+    with _stage_progress() as progress:
+        step = progress.count("bench", "steps")
+        report = bench_built(
+            recipe, folder, BenchOptions(seconds, threads=threads), lambda _: step(1)
+        )
+    _console.print(bench_table(report))
+    write_bench(report, folder / "bench" / "bench.json")
+    (folder / "bench" / "bench.png").write_bytes(draw_bench(report))
+    _console.print(f"record and plot: {folder / 'bench'}")
 
 
 def _show_preview(recipe: Recipe, stages: list[tuple[str, bool]]) -> None:
@@ -120,14 +146,14 @@ class _Stages:
         else:
             self._progress.update(self._tasks[name], total=1, completed=1, note=f"{seconds:.1f} s")
 
-    def count(self, name: str) -> Callable[[int], None]:
-        """A bar that counts slices."""
+    def count(self, name: str, what: str) -> Callable[[int], None]:
+        """A bar that counts."""
         task = self._progress.add_task(name, total=None, note="")
 
         def advance(slices: int) -> None:
             self._progress.advance(task, slices)
             done = int(self._progress.tasks[task].completed)
-            self._progress.update(task, note=f"{done} slices")
+            self._progress.update(task, note=f"{done} {what}")
 
         return advance
 

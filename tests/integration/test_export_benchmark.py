@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from export.benchmark import BenchOptions, BenchTarget, TargetKind, run_benchmark
-from export.benchmark_page import bench_table, draw_bench, ratios
-from export.benchmark_process import EngineProcess
-from export.benchmark_records import BenchReport, read_bench, write_bench
+from export.benchmark.measuring import BenchOptions, BenchTarget, TargetKind, run_benchmark
+from export.benchmark.page import bench_table, draw_bench, ratios
+from export.benchmark.process import EngineProcess
+from export.benchmark.records import BenchReport, read_bench, write_bench
 from export.errors import EngineError, ExportError
 from tests.export_networks import SIDE, tiny_description, write_recipe
 from tests.networks import write_network

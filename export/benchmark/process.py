@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class EngineProcess:
-    """A fresh Python process with one engine, see ``export.benchmark_child``, as a context.
+    """A fresh Python process with one engine, see ``export.benchmark.child``, as a context.
 
     Args:
         name: The engine, for messages.
@@ -34,7 +34,7 @@ class EngineProcess:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed on exit)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.benchmark_child"],
+            [sys.executable, "-m", "export.benchmark.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

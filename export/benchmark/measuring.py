@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from export.benchmark_process import EngineProcess
-from export.benchmark_records import SCHEMA, BatchBench, BenchReport, EngineBench, Skipped
+from export.benchmark.process import EngineProcess
+from export.benchmark.records import SCHEMA, BatchBench, BenchReport, EngineBench, Skipped
 from export.errors import EngineError
 from export.parity.facts import machine_facts, version_facts
 from export.recipe import CpuPrecision

@@ -1,6 +1,6 @@
 """One engine in a process of its own: targets and batches come in as JSON lines, figures go out.
 
-    python -m export.benchmark_child
+    python -m export.benchmark.child
 
 stdin: target ─▶ {"batch", "seconds"} ... ─▶ stdout: ready ─▶ times, CPU time, memory
 """
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def open_engine(target: dict[str, Any]) -> Any:
-    """Opens what a target names, see ``export.benchmark.BenchTarget``.
+    """Opens what a target names, see ``export.benchmark.measuring.BenchTarget``.
 
     Raises:
         ExportError: It cannot be opened on this machine.

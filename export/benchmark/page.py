@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from export.benchmark_records import BenchReport, EngineBench
+from export.benchmark.records import BenchReport, EngineBench
 
 __all__ = ("bench_table", "draw_bench", "ratios")
 

@@ -1,0 +1,1 @@
+"""Engines by themselves: the figures against which the service is measured."""

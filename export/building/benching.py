@@ -1,0 +1,57 @@
+"""Which engines of a build are measured by themselves, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from export.benchmark.measuring import BenchOptions, BenchTarget, TargetKind, run_benchmark
+from export.benchmark.records import BenchReport
+from export.building.making import GRAPH_FILE, SPEC_FILE
+from export.errors import EngineError
+from export.graph.inspecting import inspect_graph
+from export.recipe import CpuPrecision, Recipe
+
+__all__ = ("bench_built", "targets_of_build")
+
+
+def targets_of_build(recipe: Recipe, work: Path) -> list[BenchTarget]:
+    """Engines of a finished build: torch, ONNX Runtime, OpenVINO in every precision there is.
+
+    Args:
+        recipe: The recipe.
+        work: Folder of the build's stages.
+
+    Raises:
+        EngineError: The model was not built yet.
+    """
+    graph, spec = work / "graph" / GRAPH_FILE, work / "graph" / SPEC_FILE
+    if not graph.exists():
+        raise EngineError(f"{graph}: expected a finished build; run build {recipe.path} first")
+    targets = [
+        BenchTarget("onnxruntime", TargetKind.ONNXRUNTIME, graph),
+        BenchTarget("openvino-f32", TargetKind.OPENVINO, graph),
+        BenchTarget("openvino-bf16", TargetKind.OPENVINO, graph, CpuPrecision.BF16),
+    ]
+    if spec.exists():
+        targets.insert(0, BenchTarget("torch", TargetKind.TORCH, recipe.path, model=spec))
+    int8, plan = work / "openvino-int8" / "model.xml", work / "plan" / "model.plan"
+    if int8.exists():
+        targets.append(BenchTarget("openvino-int8", TargetKind.OPENVINO, int8, CpuPrecision.INT8))
+    if plan.exists():
+        targets.append(BenchTarget("tensorrt", TargetKind.TENSORRT, plan))
+    return targets
+
+
+def bench_built(
+    recipe: Recipe, work: Path, options: BenchOptions, advance: Callable[[str], None]
+) -> BenchReport:
+    """Measures the engines of a finished build, see ``run_benchmark``.
+
+    Raises:
+        EngineError: The model was not built yet, or no engine runs.
+    """
+    targets = targets_of_build(recipe, work)
+    image = inspect_graph(work / "graph" / GRAPH_FILE).inputs["image"]
+    shape = tuple(int(side) for side in image.dims[1:])
+    return run_benchmark(targets, model=recipe.name, shape=shape, options=options, advance=advance)
