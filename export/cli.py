@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from export.engines.plan_key import HardwareCompatibility
 from export.errors import ExportError
 from export.recipe import Recipe, load_recipe
 
@@ -97,6 +98,7 @@ def verify(
 @app.command()
 def bench(
     path: RecipePath,
+    repository: Repository = REPOSITORY,
     work: Work = WORK,
     seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 60.0,
     threads: Annotated[int, typer.Option(help="CPU threads of an engine; 0: its choice.")] = 0,
@@ -112,12 +114,44 @@ def bench(
     with _stage_progress() as progress:
         step = progress.count("bench", "steps")
         report = bench_built(
-            recipe, folder, BenchOptions(seconds, threads=threads), lambda _: step(1)
+            recipe,
+            folder,
+            repository,
+            BenchOptions(seconds, threads=threads),
+            lambda _: step(1),
         )
     _console.print(bench_table(report))
     write_bench(report, folder / "bench" / "bench.json")
     (folder / "bench" / "bench.png").write_bytes(draw_bench(report))
     _console.print(f"record and plot: {folder / 'bench'}")
+
+
+@app.command()
+def plans(
+    repository: Repository = REPOSITORY,
+    work: Work = WORK,
+    check: Annotated[bool, typer.Option(help="Build nothing; 6 where one misfits.")] = False,
+    version_compatible: Annotated[
+        bool, typer.Option(help="Later TensorRT versions may run the plans too.")
+    ] = False,
+    hardware: Annotated[
+        HardwareCompatibility, typer.Option(help="Which other GPUs may run the plans.")
+    ] = HardwareCompatibility.NONE,
+) -> None:
+    """On a machine with a GPU: build the TensorRT plans of a repository, or check them."""
+    from export.building.plans import build_plans
+    from export.engines.plan_key import PlanOptions, check_plans
+    from export.engines.tensorrt_plan import this_machine
+
+    machine = this_machine()
+    if check:
+        for plan in check_plans(repository, machine):
+            _console.print(f"fits: {plan}")
+        return
+    options = PlanOptions(version_compatible=version_compatible, hardware=hardware)
+    for outcome in build_plans(repository, options, work / "plans", machine):
+        done = f"built in {outcome.seconds:.1f} s" if outcome.built else "stands"
+        _console.print(f"{outcome.plan}: {done}")
 
 
 def _show_preview(recipe: Recipe, stages: list[tuple[str, bool]]) -> None:
@@ -170,6 +204,8 @@ def _stage_progress() -> Iterator[_Stages]:
 
 def main() -> None:
     """Run the command line; our own errors become one readable line and an exit code."""
+    # Libraries whose chatter is sent elsewhere share sys.stdout with us; the bars do not.
+    _console.file = sys.stdout
     try:
         app()
     except ExportError as error:

@@ -11,16 +11,18 @@ from export.building.making import GRAPH_FILE, SPEC_FILE
 from export.errors import EngineError
 from export.graph.inspecting import inspect_graph
 from export.recipe import CpuPrecision, Recipe
+from export.repository.layout import PLAN, ModelFolders
 
 __all__ = ("bench_built", "targets_of_build")
 
 
-def targets_of_build(recipe: Recipe, work: Path) -> list[BenchTarget]:
+def targets_of_build(recipe: Recipe, work: Path, repository: Path) -> list[BenchTarget]:
     """Engines of a finished build: torch, ONNX Runtime, OpenVINO in every precision there is.
 
     Args:
         recipe: The recipe.
         work: Folder of the build's stages.
+        repository: Where the TensorRT plan lies, if there is one.
 
     Raises:
         EngineError: The model was not built yet.
@@ -35,23 +37,28 @@ def targets_of_build(recipe: Recipe, work: Path) -> list[BenchTarget]:
     ]
     if spec.exists():
         targets.insert(0, BenchTarget("torch", TargetKind.TORCH, recipe.path, model=spec))
-    int8, plan = work / "openvino-int8" / "model.xml", work / "plan" / "model.plan"
+    int8 = work / "openvino-int8" / "model.xml"
+    model = ModelFolders(repository, recipe.name)
+    plans = [model.net / str(version) / PLAN for version in model.versions[-1:]]
     if int8.exists():
         targets.append(BenchTarget("openvino-int8", TargetKind.OPENVINO, int8, CpuPrecision.INT8))
-    if plan.exists():
-        targets.append(BenchTarget("tensorrt", TargetKind.TENSORRT, plan))
-    return targets
+    found = (BenchTarget("tensorrt", TargetKind.TENSORRT, plan) for plan in plans if plan.exists())
+    return [*targets, *found]
 
 
 def bench_built(
-    recipe: Recipe, work: Path, options: BenchOptions, advance: Callable[[str], None]
+    recipe: Recipe,
+    work: Path,
+    repository: Path,
+    options: BenchOptions,
+    advance: Callable[[str], None],
 ) -> BenchReport:
     """Measures the engines of a finished build, see ``run_benchmark``.
 
     Raises:
         EngineError: The model was not built yet, or no engine runs.
     """
-    targets = targets_of_build(recipe, work)
+    targets = targets_of_build(recipe, work, repository)
     image = inspect_graph(work / "graph" / GRAPH_FILE).inputs["image"]
     shape = tuple(int(side) for side in image.dims[1:])
     return run_benchmark(targets, model=recipe.name, shape=shape, options=options, advance=advance)

@@ -45,7 +45,6 @@ _TOOLS = (
     "numpy",
     "nvidia-dali-cuda130",
     "onnx",
-    "onnxconverter-common",
     "onnxruntime",
     "onnxslim",
     "openvino",
@@ -150,7 +149,7 @@ def _publish(recipe: Recipe, results: Results, settings: BuildSettings) -> Publi
     with TemporaryDirectory(dir=settings.work, prefix=".publishing-") as scratch:
         folder = Path(scratch) / "model"
         shutil.copytree(staged.folder, folder, ignore=shutil.ignore_patterns("stage.json"))
-        facts = {"metadata": results["graph"].facts["metadata"], "parity": _summary(report)}
+        facts = {**staged.facts, "parity": _summary(report)}
         write_provenance(ModelFolders(folder, recipe.name), facts)
         return publish(folder, settings.repository, replace=settings.replace)
 
@@ -245,8 +244,9 @@ def _stage(
     if serving.cpu is CpuPrecision.INT8:
         wanted |= {"model.xml", "model.bin"}
     chosen = {name: file for name, file in files.items() if name in wanted}
-    stage(folder, spec, serving, chosen, facts={"metadata": facts["metadata"]})
-    return {"files": sorted(chosen)}
+    told = {"metadata": facts["metadata"], "serving": asdict(serving)}
+    stage(folder, spec, serving, chosen, facts=told)
+    return told
 
 
 def _compare(

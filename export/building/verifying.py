@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from export.building.making import GRAPH_FILE, typed_file
-from export.engines.running import OnnxRuntimeEngine, OpenVinoEngine, cpu_precisions
-from export.errors import GateError
+from export.engines.running import Engine, OnnxRuntimeEngine, OpenVinoEngine, cpu_precisions
+from export.engines.tensorrt_plan import TensorRtEngine, this_machine
+from export.errors import GateError, MissingPart
 from export.graph.eager import EagerNetwork
 from export.graph.inspecting import inspect_graph
 from export.parity.comparison import Candidate, Comparison, Served, measure, measure_patches
@@ -22,7 +24,7 @@ from export.parity.material import Series, read_series, synthetic_series
 from export.parity.results import Precision
 from export.recipe import CpuPrecision, GpuPrecision, Recipe
 from export.repository.describing import describe
-from export.repository.layout import ModelFolders
+from export.repository.layout import PLAN, ModelFolders
 from export.repository.serving import served
 from export.sources.network import SourceNetwork
 from export.sources.opening import open_source
@@ -51,8 +53,12 @@ _GPU_PRECISION = {
     GpuPrecision.BF16: Precision.HALF,
     GpuPrecision.INT8: Precision.INT8,
 }
-_TYPED = (GpuPrecision.FP16, GpuPrecision.INT8)
-"""Typed graphs that ONNX Runtime computes on a CPU; it has no bfloat16 convolution."""
+_TYPED: dict[GpuPrecision, Callable[[Path], Engine]] = {
+    GpuPrecision.FP16: OnnxRuntimeEngine,
+    GpuPrecision.BF16: partial(OpenVinoEngine, precision=CpuPrecision.F32),
+    GpuPrecision.INT8: OnnxRuntimeEngine,
+}
+"""What computes the typed graphs on a CPU; ONNX Runtime has no bfloat16 convolution there."""
 
 
 def candidates(recipe: Recipe, files: Mapping[str, Path]) -> tuple[list[Candidate], list[str]]:
@@ -75,11 +81,17 @@ def candidates(recipe: Recipe, files: Mapping[str, Path]) -> tuple[list[Candidat
         elif name in files:
             engine = OpenVinoEngine(files[name], precision)
             found.append(Candidate(engine, _PRECISION[precision]))
-    for typed in _TYPED:
+    for typed, runtime in _TYPED.items():
         if typed_file(typed) in files:
-            graph = OnnxRuntimeEngine(files[typed_file(typed)])
-            graph.name = f"onnxruntime-{typed}"
-            found.append(Candidate(graph, _GPU_PRECISION[typed]))
+            graph = runtime(files[typed_file(typed)])
+            found.append(Candidate(graph, _GPU_PRECISION[typed], f"tensorrt-{typed} graph"))
+    if PLAN in files:
+        try:
+            plan = TensorRtEngine(files[PLAN], this_machine())
+        except MissingPart as error:
+            left_out.append(f"{PLAN}: {error}")
+        else:
+            found.append(Candidate(plan, _GPU_PRECISION[recipe.export.engines.gpu]))
     return found, left_out
 
 
@@ -200,4 +212,7 @@ def compare_published(
             "the model again"
         )
     files = model.version_files(model.versions[-1])
+    plan = model.net / str(model.versions[-1]) / PLAN
+    if plan.exists():
+        files[PLAN] = plan
     return compare(recipe, network, spec, files, repository, url=url, advance=advance)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -84,7 +83,7 @@ def build_plan(
     seconds = 0.0
     if not _is_whole(kept, machine):
         seconds = _build_into(kept, source, key, cache, api or _tensorrt())
-    shutil.copyfile(kept, out)
+    _replace(out, kept.read_bytes())
     record = PlanRecord(key, file_sha256(out))
     record.write(out)
     return BuiltPlan(out, record, seconds)

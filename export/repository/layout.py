@@ -18,9 +18,12 @@ from export.repository.options import Profile, Step
 from preprocess.errors import SpecError
 from preprocess.spec import ModelSpec, load_model_spec
 
-__all__ = ("PROVENANCE", "ModelFolders", "file_hashes")
+__all__ = ("LOCAL", "PLAN", "PROVENANCE", "ModelFolders", "file_hashes")
 
 PROVENANCE = "provenance.json"
+PLAN = "model.plan"
+LOCAL = (PLAN, f"{PLAN}.json")
+"""What a machine adds to a version for itself: no part of what was published."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class ModelFolders:
         return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
     def version_files(self, version: int) -> dict[str, Path]:
-        """Files of one version, by their path in its folder."""
-        return _files(self.net / str(version))
+        """Published files of one version, by their path in its folder."""
+        files = _files(self.net / str(version))
+        return {path: file for path, file in files.items() if path not in LOCAL}
 
     def shared_files(self) -> dict[str, Path]:
         """Files that all versions share, by their path in the repository."""

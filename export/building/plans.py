@@ -1,0 +1,115 @@
+"""The TensorRT plans of a repository, on the machine that serves them: build what is missing.
+
+repository ─▶ newest version of each model ─▶ typed ONNX ─▶ model.plan, model.plan.json beside it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.building.making import typed_file
+from export.engines.plan_key import (
+    Machine,
+    PlanKey,
+    PlanOptions,
+    read_plan_record,
+    require_plan_fits,
+)
+from export.engines.tensorrt_plan import build_plan
+from export.errors import EngineError, ExportError
+from export.recipe import GpuPrecision
+from export.repository.layout import PLAN, PROVENANCE, ModelFolders
+from export.stages import file_sha256
+from preprocess.errors import SpecError
+from preprocess.spec import find_model_specs
+
+__all__ = ("PlanOutcome", "build_plans")
+
+
+@dataclass(frozen=True)
+class PlanOutcome:
+    """What happened to the plan of one model.
+
+    Attributes:
+        plan: The plan.
+        built: Whether it was put there now.
+        seconds: How long TensorRT took; 0 where it was there, or in the cache.
+    """
+
+    plan: Path
+    built: bool
+    seconds: float
+
+
+def build_plans(
+    repository: Path, options: PlanOptions, cache: Path, machine: Machine
+) -> Iterator[PlanOutcome]:
+    """Makes sure that the newest version of every model has a plan for this machine.
+
+    A plan that fits and was made from the same graph with the same options stays. Any other is
+    replaced: versions of the network are published, plans are each machine's own.
+
+    Args:
+        repository: The model repository.
+        options: What is asked of the builder; batches are the model's own.
+        cache: See ``build_plan``.
+        machine: This machine, see ``this_machine``.
+
+    Raises:
+        EngineError: A model cannot be compiled, or was not published by ``build``.
+        ExportError: A description cannot be read.
+    """
+    try:
+        specs = find_model_specs(repository)
+    except SpecError as error:
+        raise ExportError(f"{repository}: {error}") from error
+    if not specs:
+        raise EngineError(f"{repository}: expected models with a model.yaml, found none")
+    for spec in specs:
+        model = ModelFolders(repository, spec.name)
+        if not model.versions:
+            raise EngineError(f"{model.net}: expected a published version, found none")
+        folder = model.net / str(model.versions[-1])
+        serving = _serving(folder)
+        own = PlanOptions(
+            batch=tuple(serving["batch_gpu"]),
+            canvas=spec.geometry.size,
+            version_compatible=options.version_compatible,
+            hardware=options.hardware,
+            optimisation_level=options.optimisation_level,
+            workspace_bytes=options.workspace_bytes,
+        )
+        typed = folder / typed_file(GpuPrecision(serving["gpu"]))
+        yield _build(typed, folder / PLAN, own, cache, machine)
+
+
+def _build(
+    typed: Path, plan: Path, options: PlanOptions, cache: Path, machine: Machine
+) -> PlanOutcome:
+    if plan.exists() and _is_current(plan, PlanKey(file_sha256(typed), machine, options)):
+        return PlanOutcome(plan, built=False, seconds=0.0)
+    made = build_plan(typed, plan, options, cache, machine)
+    return PlanOutcome(plan, built=True, seconds=made.seconds)
+
+
+def _is_current(plan: Path, key: PlanKey) -> bool:
+    try:
+        require_plan_fits(plan, key.machine)
+        return read_plan_record(plan).key == key
+    except EngineError:
+        return False
+
+
+def _serving(folder: Path) -> dict[str, Any]:
+    path = folder / PROVENANCE
+    try:
+        serving: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["serving"]
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(
+            f"{path}: expected what `build` says about a version: {error}; build the model again"
+        ) from error
+    return serving
