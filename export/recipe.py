@@ -219,22 +219,31 @@ class SeriesFile:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far answers may move; Dice is of each class against the float32 network's mask.
+    """How far answers may move.
+
+    ``mask_dice`` is of all classes together, ``class_dice`` of the worst class, both against the
+    float32 network's mask. A class of a few hundred pixels moves more by chance than a mask does.
 
     Attributes:
         f32_mask_dice: Engines that compute in float32.
+        f32_class_dice: The same.
         f32_logits_l2: Their relative L2 distance of the class scores.
         half_mask_dice: Engines in float16 or bfloat16.
+        half_class_dice: The same.
         int8_mask_dice: Engines in INT8.
+        int8_class_dice: The same.
         label_dice_drop: Largest fall of the mean Dice against labels, any engine.
         served_mask_dice: The served ensemble against the float32 network on the reference
             preprocessing, with a float32 engine; the engine's own limit applies where lower.
     """
 
     f32_mask_dice: float = 0.9999
+    f32_class_dice: float = 0.999
     f32_logits_l2: float = 1e-4
     half_mask_dice: float = 0.999
+    half_class_dice: float = 0.98
     int8_mask_dice: float = 0.99
+    int8_class_dice: float = 0.9
     label_dice_drop: float = 0.005
     served_mask_dice: float = 0.999
 

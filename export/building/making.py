@@ -104,7 +104,7 @@ def make_openvino_int8(
     if any(each.labels is not None for each in series):
         score, allowed = _label_score(series, spec), limits.label_dice_drop
     else:
-        score, allowed = _mask_score(images, graph, spec), 1 - limits.int8_mask_dice
+        score, allowed = _mask_score(images, graph, spec), 1 - limits.int8_class_dice
     made = quantise(graph, folder / "model.xml", images, score, allowed)
     return {
         "calibration_slices": made.calibration_slices,

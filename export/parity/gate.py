@@ -13,7 +13,15 @@ from export.errors import GateError
 from export.parity.results import ClassAgreement, EngineResult, ParityReport, Place, Precision
 from export.recipe import Limits
 
-__all__ = ("TIES", "Violation", "judge", "mask_dice_limit", "misses", "require")
+__all__ = (
+    "TIES",
+    "Violation",
+    "class_dice_limit",
+    "judge",
+    "mask_dice_limit",
+    "misses",
+    "require",
+)
 
 TIES = 2
 """Pixels of a class that may differ whatever its Dice: where two scores are as good as equal, the
@@ -37,8 +45,21 @@ class Violation:
     place: Place | None = None
 
 
+def class_dice_limit(result: EngineResult, limits: Limits) -> float:
+    """The Dice that every class must reach against the float32 network's mask.
+
+    A service preprocesses in float32 in another order, which moves as little as half precision.
+    """
+    own = {
+        Precision.F32: limits.f32_class_dice,
+        Precision.HALF: limits.half_class_dice,
+        Precision.INT8: limits.int8_class_dice,
+    }[result.precision]
+    return min(own, limits.half_class_dice) if result.served else own
+
+
 def mask_dice_limit(result: EngineResult, limits: Limits) -> float:
-    """The Dice that every class must reach against the float32 network's mask."""
+    """The Dice that the mask of all classes must reach against the float32 network's."""
     own = {
         Precision.F32: limits.f32_mask_dice,
         Precision.HALF: limits.half_mask_dice,
@@ -96,9 +117,13 @@ def _judge_engine(
 ) -> Iterator[Violation]:
     yield from _judge_sanity(result, reference)
     limit = mask_dice_limit(result, limits)
+    differing = sum(one.differing for one in result.classes)
+    if result.mask_dice is not None and result.mask_dice < limit and differing > 2 * TIES:
+        yield _mask_violation(result, limit)
+    limit = class_dice_limit(result, limits)
     for agreement in result.classes:
         if misses(agreement, limit):
-            yield _mask_violation(result, agreement, limit)
+            yield _class_violation(result, agreement, limit)
     if result.precision is Precision.F32 and not result.served:
         yield from _judge_scores(result, limits.f32_logits_l2)
     yield from _judge_labels(result, reference, limits.label_dice_drop)
@@ -125,7 +150,21 @@ def _judge_sanity(result: EngineResult, reference: EngineResult) -> Iterator[Vio
         )
 
 
-def _mask_violation(result: EngineResult, found: ClassAgreement, limit: float) -> Violation:
+def _mask_violation(result: EngineResult, limit: float) -> Violation:
+    dice, worst = result.mask_dice or 0.0, result.worst_slice
+    place = Place(worst.series, worst.slice)
+    lowest = min(result.classes, key=lambda one: 1.0 if one.dice is None else one.dice)
+    return Violation(
+        result.engine,
+        f"{result.engine}: Dice of the mask against the float32 mask is {dice:.5f}, expected at "
+        f"least {limit:g}; lowest is {lowest.label} ({lowest.value}) with {lowest.dice:.5f}; "
+        f"{result.differing_fraction:.3%} of the pixels differ, most of them {_at(place)}",
+        (1 - dice) / max(1 - limit, 1e-6),
+        place,
+    )
+
+
+def _class_violation(result: EngineResult, found: ClassAgreement, limit: float) -> Violation:
     dice = found.dice or 0.0
     return Violation(
         result.engine,

@@ -9,7 +9,7 @@ from importlib import resources
 import jinja2
 
 from export.parity.charts import COLORS, plot_classes, plot_slices
-from export.parity.gate import Violation, mask_dice_limit, misses
+from export.parity.gate import Violation, class_dice_limit, mask_dice_limit, misses
 from export.parity.results import ClassAgreement, EngineResult, ParityReport
 from export.recipe import Limits
 
@@ -44,6 +44,7 @@ def render_page(
         broken={one.engine for one in violations},
         colors=COLORS,
         mask_limits={one.engine: mask_dice_limit(one, limits) for one in report.engines},
+        class_limits={one.engine: class_dice_limit(one, limits) for one in report.engines},
         lowest={one.engine: _lowest(one) for one in report.engines},
         classes_plot=plot_classes(report, _drawn_limits(report, limits)),
         slices_plots={one.name: plot_slices(report, one.name) for one in report.series},
@@ -60,7 +61,7 @@ def _lowest(result: EngineResult) -> ClassAgreement | None:
 
 def _drawn_limits(report: ParityReport, limits: Limits) -> list[tuple[str, float]]:
     """Each limit that some engine is held to, once."""
-    drawn = {mask_dice_limit(one, limits): f"limit {one.precision}" for one in report.engines}
+    drawn = {class_dice_limit(one, limits): f"limit {one.precision}" for one in report.engines}
     return [(name, dice) for dice, name in drawn.items()]
 
 

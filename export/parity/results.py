@@ -127,6 +127,7 @@ class EngineResult:
         served: Whether it answered as a service, own preprocessing included.
         heads: Every head that both it and the reference have, masks excepted.
         classes: Every class but the background.
+        mask_dice: Dice of all classes taken together; None where neither mask has any.
         mask_values: Classes that its masks hold at all.
         differing_fraction: Part of all mask pixels that differ from the reference's.
         labels: Every class of every labelled series.
@@ -138,6 +139,7 @@ class EngineResult:
     served: bool
     heads: tuple[HeadError, ...]
     classes: tuple[ClassAgreement, ...]
+    mask_dice: float | None
     mask_values: tuple[int, ...]
     differing_fraction: float
     labels: tuple[LabelScore, ...]

@@ -125,6 +125,7 @@ class Tally:
             served=self._served,
             heads=tuple(self._head(name, parts) for name, parts in self._differences.items()),
             classes=self._classes(counts),
+            mask_dice=_finite(float(dice(counts[:, :, 1:].sum(axis=2, keepdims=True))[0])),
             mask_values=tuple(np.flatnonzero(counts[:, 1].sum(axis=0)).tolist()),
             differing_fraction=1 - equal / self._pixels if self._pixels else 0.0,
             labels=tuple(self.scores),

@@ -145,7 +145,7 @@ def test_the_worst_class_and_slice_are_named_and_shown() -> None:
     comparison = compare(at_slice(7, erase))
     worst = judge(comparison.report, LIMITS)[0]
     assert worst.place == Place("synthetic", 7)
-    assert "Dice of part 2 (2) against the float32 mask" in worst.message
+    assert "lowest is part 2 (2) with" in worst.message
     assert "in slice 7 of synthetic" in worst.message
     exhibit = comparison.exhibit("engine", worst.place)
     assert exhibit is not None
@@ -175,11 +175,11 @@ def test_a_tie_in_a_small_class_is_no_failure(pixels: int, passes: bool) -> None
     report = measure(Fake("torch-f32", small), [engine], [SERIES], SPEC).report
     agreement = report.engines[0].classes[1]
     assert (agreement.pixels, agreement.differing) == (10, pixels)
-    assert (not judge(report, Limits(f32_mask_dice=0.9999))) == passes
+    assert (not judge(report, Limits(f32_mask_dice=0, f32_class_dice=0.9999))) == passes
 
 
 def test_the_limit_follows_from_how_an_engine_computes() -> None:
-    """One pixel in 200 of a class moves: enough for INT8, too much for the others."""
+    """One pixel in 200 of a class moves: little enough for INT8, too much for the others."""
 
     def erode(answers: Answers) -> None:
         for mask in answers["mask"]:
@@ -188,7 +188,7 @@ def test_the_limit_follows_from_how_an_engine_computes() -> None:
 
     engines = [changed(erode, str(precision), precision) for precision in Precision]
     assert {one.engine for one in verdict(*engines)} == {"f32", "half"}
-    strict = verdict(*engines, limits=Limits(int8_mask_dice=0.999))
+    strict = verdict(*engines, limits=Limits(int8_mask_dice=0.999, int8_class_dice=0.999))
     assert {one.engine for one in strict} == {"f32", "half", "int8"}
 
 
@@ -301,7 +301,7 @@ def test_a_fall_against_the_labels_is_named() -> None:
             mask[::4][mask[::4] == 2] = 0
 
     engine = changed(erode)
-    limits = Limits(int8_mask_dice=0)
+    limits = Limits(int8_mask_dice=0, int8_class_dice=0)
     report = measure(REFERENCE, [engine], [labelled()], SPEC).report
     (found,) = judge(report, limits)
     assert "mean Dice against the labels falls from" in found.message
