@@ -60,9 +60,12 @@ def _lowest(result: EngineResult) -> ClassAgreement | None:
 
 
 def _drawn_limits(report: ParityReport, limits: Limits) -> list[tuple[str, float]]:
-    """Each limit that some engine is held to, once."""
-    drawn = {class_dice_limit(one, limits): f"limit {one.precision}" for one in report.engines}
-    return [(name, dice) for dice, name in drawn.items()]
+    """Each limit that some engine is held to, once, by the precisions that are."""
+    drawn: dict[float, set[str]] = {}
+    for one in report.engines:
+        name = "service" if one.served else str(one.precision)
+        drawn.setdefault(class_dice_limit(one, limits), set()).add(name)
+    return [(f"limit {', '.join(sorted(names))}", dice) for dice, names in drawn.items()]
 
 
 def _label_rows(report: ParityReport) -> list[list[tuple[str, float, float | None]]]:
