@@ -5,7 +5,9 @@ images ─▶ U-Net with its heads ─▶ mask (, uncertainty, logits, embedding
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -55,8 +57,9 @@ class Network:
             raise ServingError(f"{served.path.name}: OpenVINO cannot load it: {why}") from error
         self._single = single.create_infer_request()
         best = int(streams.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._queue = ov.AsyncInferQueue(streams, 2 * best)
-        self._queue.set_callback(_keep)
+        # Requests taken in turn: OpenVINO's queue with a callback can deadlock when it is let go,
+        # since its threads then want the interpreter's lock from the thread that waits for them.
+        self._requests = [streams.create_infer_request() for _ in range(2 * best)]
 
     def run(self, images: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
         """Runs slices.
@@ -79,9 +82,14 @@ class Network:
             self._single.infer({0: images[0][None]}, share_inputs=True)
             _keep(self._single, each[0])
             return answers
-        for image, places in zip(images, each, strict=True):
-            self._queue.start_async({0: image[None]}, userdata=places, share_inputs=True)
-        self._queue.wait_all()
+        under_way: deque[tuple[Any, dict[str, NDArray[Any]]]] = deque()
+        for request, image, places in zip(cycle(self._requests), images, each, strict=False):
+            if len(under_way) == len(self._requests):
+                _finish(*under_way.popleft())
+            request.start_async({0: image[None]}, share_inputs=True)
+            under_way.append((request, places))
+        for request, places in under_way:
+            _finish(request, places)
         return answers
 
 
@@ -123,6 +131,11 @@ def _require_output(model: ov.Model, served: ServedNetwork, name: str) -> None:
 
 def _settings(served: ServedNetwork, hint: str) -> dict[str, str]:
     return {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": HINTS[served.precision]}
+
+
+def _finish(request: Any, places: dict[str, NDArray[Any]]) -> None:
+    request.wait()
+    _keep(request, places)
 
 
 def _keep(request: Any, places: dict[str, NDArray[Any]]) -> None:
