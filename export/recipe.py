@@ -239,7 +239,7 @@ class Limits:
 
     f32_mask_dice: float = 0.9999
     f32_class_dice: float = 0.999
-    f32_logits_l2: float = 1e-4
+    f32_logits_l2: float = 5e-4
     half_mask_dice: float = 0.999
     half_class_dice: float = 0.98
     int8_mask_dice: float = 0.99

@@ -131,7 +131,7 @@ def file_sha256(path: Path) -> str:
 
 
 def tree_sha256(folder: Path, *, without: Iterable[str] = (_RECORD,)) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its path within it.
+    """SHA-256 of every file below a folder, by its path within it; byte code does not count.
 
     Args:
         folder: The folder.
@@ -142,5 +142,5 @@ def tree_sha256(folder: Path, *, without: Iterable[str] = (_RECORD,)) -> dict[st
     return {
         str(path.relative_to(folder)): file_sha256(path)
         for path in files
-        if path.name not in left_out
+        if path.name not in left_out and "__pycache__" not in path.parts
     }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +25,7 @@ from export.building.making import (
     typed_file,
 )
 from export.building.verifying import compare, compare_volume
-from export.errors import ExportError
+from export.errors import EngineError, ExportError
 from export.parity.comparison import Comparison
 from export.parity.gate import judge, require
 from export.parity.report import write_report
@@ -137,8 +140,7 @@ def toolchain() -> dict[str, str]:
     versions = {name: _version(name) for name in _TOOLS}
     for package in ("export", "preprocess"):
         code = tree_sha256(_ROOT / package)
-        source = {path: own for path, own in code.items() if not path.endswith(".pyc")}
-        versions[package] = sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
+        versions[package] = sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()
     return versions
 
 
@@ -220,7 +222,7 @@ def _engine_stages(
     engines = recipe.export.engines
     measured = base | {"series": _series_inputs(recipe, recipe.export.calibration)}
     if CpuPrecision.INT8 in engines.openvino and spec is not None:
-        work = partial(make_openvino_int8, recipe, spec, graph)
+        work = partial(_apart, make_openvino_int8, recipe, spec, graph)
         limits = asdict(recipe.export.limits)
         yield Stage("openvino-int8", measured | {"limits": limits}, work)
     for precision in engines.tensorrt:
@@ -230,6 +232,20 @@ def _engine_stages(
         options = {"batch": engines.batch_gpu, "served": engines.gpu}
         work = partial(make_tensorrt, recipe, spec, graph, precision)
         yield Stage(f"tensorrt-{precision}", inputs | options, work)
+
+
+def _apart(make: Callable[..., Mapping[str, Any]], *arguments: Any) -> Mapping[str, Any]:
+    """Runs a stage in a process of its own: NNCF leaves a signal stack behind that is too small.
+
+    After it any signal would end this process.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(make, *arguments).result()
+        except BrokenProcessPool as error:
+            raise EngineError(
+                f"{make.__name__}: its process ended; is there enough memory?"
+            ) from error
 
 
 def _stage(

@@ -107,8 +107,8 @@ def test_the_demo_model_is_built_served_and_verified(bench: Bench) -> None:
         "onnxruntime",
         "openvino-f32",
         "openvino-int8",
-        "onnxruntime-fp16",
-        "onnxruntime-int8",
+        "tensorrt-fp16 graph",
+        "tensorrt-int8 graph",
         "triton-cpu",
     }
     assert engines["triton-cpu"].served
@@ -188,7 +188,7 @@ def test_an_nnunet_of_volumes_is_exported_and_compared(
     assert bench.run("build", recipe) == 0, bench.said()
     assert "not published" in bench.said()
     engines = {one.engine for one in bench.parity("organ_3d").engines}
-    assert {"onnxruntime", "openvino-f32", "onnxruntime-fp16"} <= engines
+    assert {"onnxruntime", "openvino-f32", "tensorrt-fp16 graph"} <= engines
     assert not list(bench.repository.iterdir())
 
 

@@ -80,6 +80,14 @@ def test_damaged_outputs_run_it_again(runner: StageRunner, damage: str) -> None:
     assert work.runs == 2
 
 
+def test_byte_code_that_a_server_left_is_no_change(runner: StageRunner) -> None:
+    work = Recorder()
+    folder = runner.run(Stage("staged", {}, work)).folder
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "model.pyc").write_bytes(b"x")
+    assert not runner.run(Stage("staged", {}, work)).ran
+
+
 def test_a_failed_stage_leaves_nothing_and_the_former_result_stands(
     runner: StageRunner, tmp_path: Path
 ) -> None:
