@@ -105,7 +105,7 @@ def bench(
 ) -> None:
     """Measure the engines of the last build by themselves."""
     from export.benchmark.measuring import BenchOptions
-    from export.benchmark.page import bench_table, draw_bench
+    from export.benchmark.page import bench_markdown, bench_table, draw_bench
     from export.benchmark.records import write_bench
     from export.building.benching import bench_built
 
@@ -122,8 +122,9 @@ def bench(
         )
     _console.print(bench_table(report))
     write_bench(report, folder / "bench" / "bench.json")
+    (folder / "bench" / "bench.md").write_text(bench_markdown(report), encoding="utf-8")
     (folder / "bench" / "bench.png").write_bytes(draw_bench(report))
-    _console.print(f"record and plot: {folder / 'bench'}")
+    _console.print(f"record, table and plot: {folder / 'bench'}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from export.benchmark.records import BenchReport, EngineBench
 
-__all__ = ("bench_table", "draw_bench", "ratios")
+__all__ = ("bench_markdown", "bench_table", "draw_bench", "ratios")
 
 COLORS = ("#2166c4", "#c2570c", "#14805e", "#8a3ab9", "#b3261e", "#7a6a00", "#0b7a8c", "#a8326e")
 MIB = 2**20
@@ -28,13 +28,23 @@ def bench_table(report: BenchReport) -> Table:
     table.add_column("engine")
     for found in report.engines[0].batches:
         table.add_column(f"images/s\nbatch {found.batch}", justify="right")
-    for name in (f"ratio to\n{report.engines[0].name}", "CPU ms\nper image", "p50 ms\nbatch 1",
-                 "p99 ms\nbatch 1", "load s", "peak MiB", "libraries\nMiB"):  # fmt: skip
+    for name in _columns(report):
         table.add_column(name, justify="right")
     share = ratios(report)
     for one in report.engines:
         table.add_row(*_row(one, share[one.name]))
     return table
+
+
+def bench_markdown(report: BenchReport) -> str:
+    """The same table for a page, followed by what it was measured on."""
+    first = report.engines[0]
+    heads = ["engine", *(f"images/s, batch {found.batch}" for found in first.batches)]
+    heads += [name.replace("\n", " ") for name in _columns(report)]
+    share = ratios(report)
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    lines += ["| " + " | ".join(_row(one, share[one.name])) + " |" for one in report.engines]
+    return "\n".join(lines) + f"\n\n{_caption(report)}\n"
 
 
 def draw_bench(report: BenchReport) -> bytes:
@@ -60,6 +70,13 @@ def draw_bench(report: BenchReport) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     return out.getvalue()
+
+
+def _columns(report: BenchReport) -> tuple[str, ...]:
+    """Heads of what follows the throughputs."""
+    latency = ("p50 ms\nbatch 1", "p99 ms\nbatch 1")
+    memory = ("load s", "peak MiB", "libraries\nMiB")
+    return (f"ratio to\n{report.engines[0].name}", "CPU ms\nper image", *latency, *memory)
 
 
 def _row(one: EngineBench, ratio: float) -> list[str]:

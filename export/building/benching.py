@@ -19,6 +19,8 @@ __all__ = ("bench_built", "targets_of_build")
 def targets_of_build(recipe: Recipe, work: Path, repository: Path) -> list[BenchTarget]:
     """Engines of a finished build: torch, ONNX Runtime, OpenVINO in every precision there is.
 
+    What the cpu profile serves in float32 comes first: the others are multiples of it.
+
     Args:
         recipe: The recipe.
         work: Folder of the build's stages.
@@ -31,17 +33,18 @@ def targets_of_build(recipe: Recipe, work: Path, repository: Path) -> list[Bench
     if not graph.exists():
         raise EngineError(f"{graph}: expected a finished build; run build {recipe.path} first")
     targets = [
-        BenchTarget("onnxruntime", TargetKind.ONNXRUNTIME, graph),
         BenchTarget("openvino-f32", TargetKind.OPENVINO, graph),
         BenchTarget("openvino-bf16", TargetKind.OPENVINO, graph, CpuPrecision.BF16),
+        BenchTarget("onnxruntime", TargetKind.ONNXRUNTIME, graph),
     ]
     if spec.exists():
-        targets.insert(0, BenchTarget("torch", TargetKind.TORCH, recipe.path, model=spec))
+        targets.append(BenchTarget("torch", TargetKind.TORCH, recipe.path, model=spec))
     int8 = work / "openvino-int8" / "model.xml"
     model = ModelFolders(repository, recipe.name)
     plans = [model.net / str(version) / PLAN for version in model.versions[-1:]]
     if int8.exists():
-        targets.append(BenchTarget("openvino-int8", TargetKind.OPENVINO, int8, CpuPrecision.INT8))
+        engine = BenchTarget("openvino-int8", TargetKind.OPENVINO, int8, CpuPrecision.INT8)
+        targets.insert(2, engine)
     found = (BenchTarget("tensorrt", TargetKind.TENSORRT, plan) for plan in plans if plan.exists())
     return [*targets, *found]
 

@@ -25,7 +25,7 @@ from export.building.making import (
     typed_file,
 )
 from export.building.verifying import compare, compare_volume
-from export.errors import EngineError, ExportError
+from export.errors import EngineError, ExportError, GateError, PublishError
 from export.parity.comparison import Comparison
 from export.parity.gate import judge, require
 from export.parity.report import write_report
@@ -111,7 +111,10 @@ def build(recipe: Recipe, settings: BuildSettings, announce: Announce) -> Built:
             what = f"{error.filename or settings.work}: {error.strerror or error}"
             raise ExportError(f"stage {each.name}: {what}; the repository is as it was") from error
     parity = results["parity"]
-    require(read_parity(parity.folder / "parity.json"), recipe.export.limits)
+    try:
+        require(read_parity(parity.folder / "parity.json"), recipe.export.limits)
+    except GateError as error:
+        raise GateError(f"{error}; see {parity.folder / 'parity.html'}") from error
     published = None
     if settings.publish and "staged" in results:
         published = _publish(recipe, results, settings)
@@ -129,10 +132,10 @@ def preview(recipe: Recipe, settings: BuildSettings) -> list[tuple[str, bool]]:
         finished = runner.finished(each)
         seen.append((each.name, finished is None))
         if finished is None:
-            break
+            known = {name for name, _ in seen}
+            return seen + [(name, True) for name in _names(recipe) if name not in known]
         results[each.name] = finished
-    names = [name for name, _ in seen]
-    return seen + [(name, True) for name in _names(recipe) if name not in names]
+    return seen
 
 
 def toolchain() -> dict[str, str]:
@@ -148,12 +151,16 @@ def _publish(recipe: Recipe, results: Results, settings: BuildSettings) -> Publi
     """Publishes a copy of what was compared, whose provenance says how the comparison ended."""
     staged = results["staged"]
     report = read_parity(results["parity"].folder / "parity.json")
-    with TemporaryDirectory(dir=settings.work, prefix=".publishing-") as scratch:
-        folder = Path(scratch) / "model"
-        shutil.copytree(staged.folder, folder, ignore=shutil.ignore_patterns("stage.json"))
-        facts = {**staged.facts, "parity": _summary(report)}
-        write_provenance(ModelFolders(folder, recipe.name), facts)
-        return publish(folder, settings.repository, replace=settings.replace)
+    unwanted = shutil.ignore_patterns("stage.json", "__pycache__")
+    try:
+        with TemporaryDirectory(dir=settings.work, prefix=".publishing-") as scratch:
+            folder = Path(scratch) / "model"
+            shutil.copytree(staged.folder, folder, ignore=unwanted)
+            facts = {**staged.facts, "parity": _summary(report)}
+            write_provenance(ModelFolders(folder, recipe.name), facts)
+            return publish(folder, settings.repository, replace=settings.replace)
+    except (OSError, shutil.Error) as error:
+        raise PublishError(f"{settings.repository} is as it was: {error}") from error
 
 
 def _summary(report: ParityReport) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from export.building.making import typed_file
@@ -46,7 +47,12 @@ class PlanOutcome:
 
 
 def build_plans(
-    repository: Path, options: PlanOptions, cache: Path, machine: Machine
+    repository: Path,
+    options: PlanOptions,
+    cache: Path,
+    machine: Machine,
+    *,
+    api: ModuleType | None = None,
 ) -> Iterator[PlanOutcome]:
     """Makes sure that the newest version of every model has a plan for this machine.
 
@@ -58,6 +64,7 @@ def build_plans(
         options: What is asked of the builder; batches are the model's own.
         cache: See ``build_plan``.
         machine: This machine, see ``this_machine``.
+        api: The module ``tensorrt``; None imports it.
 
     Raises:
         EngineError: A model cannot be compiled, or was not published by ``build``.
@@ -84,16 +91,12 @@ def build_plans(
             workspace_bytes=options.workspace_bytes,
         )
         typed = folder / typed_file(GpuPrecision(serving["gpu"]))
-        yield _build(typed, folder / PLAN, own, cache, machine)
-
-
-def _build(
-    typed: Path, plan: Path, options: PlanOptions, cache: Path, machine: Machine
-) -> PlanOutcome:
-    if plan.exists() and _is_current(plan, PlanKey(file_sha256(typed), machine, options)):
-        return PlanOutcome(plan, built=False, seconds=0.0)
-    made = build_plan(typed, plan, options, cache, machine)
-    return PlanOutcome(plan, built=True, seconds=made.seconds)
+        plan = folder / PLAN
+        if plan.exists() and _is_current(plan, PlanKey(file_sha256(typed), machine, own)):
+            yield PlanOutcome(plan, built=False, seconds=0.0)
+        else:
+            made = build_plan(typed, plan, own, cache, machine, api=api)
+            yield PlanOutcome(plan, built=True, seconds=made.seconds)
 
 
 def _is_current(plan: Path, key: PlanKey) -> bool:
