@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.pipeline import build_pipeline
+from preprocess.serving.deadlock import end_when_stuck
 from preprocess.serving.tensors import invalid, quiet_capsules, read, respond
 from preprocess.spec import load_model_spec
 
@@ -33,6 +34,7 @@ class PreparingModel:
             self._spec, device="cpu", max_batch_size=int(config["max_batch_size"])
         )
         self._pipeline.build()
+        end_when_stuck()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Preprocesses the slices of all requests in one run; wrong requests fail alone."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from preprocess.serving.configured import MASK, read_configuration
+from preprocess.serving.deadlock import end_when_stuck
 from preprocess.serving.network import Network
 from preprocess.serving.tensors import quiet_capsules, read, respond, wanted
 
@@ -33,6 +34,7 @@ class SegmentingModel:
         served = read_configuration(args)
         self._mask = Network(served, (MASK,))
         self._all = Network(served, (*served.outputs,)) if len(served.outputs) > 1 else self._mask
+        end_when_stuck()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Runs the slices of all requests side by side, first those that want the mask alone."""
