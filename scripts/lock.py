@@ -27,7 +27,9 @@ def main() -> int:
         venv.create(scratch, with_pip=True)
         pip = [f"{scratch}/bin/python", "-m", "pip", "--disable-pip-version-check"]
         subprocess.run(
-            [*pip, "install", "--quiet", "-e", ".[server,loadtest,export,dev]"], cwd=_ROOT, check=True
+            [*pip, "install", "--quiet", "-e", ".[server,loadtest,export,dev]"],
+            cwd=_ROOT,
+            check=True,
         )
         frozen = subprocess.run(
             [*pip, "freeze"], cwd=_ROOT, check=True, capture_output=True, text=True
