@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 import shutil
@@ -19,6 +20,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
+from export.benchmark.records import read_bench
 from export.cli import main
 from export.parity.results import read_parity
 from export.stages import tree_sha256
@@ -216,6 +218,26 @@ def test_verify_fails_when_one_weight_of_the_published_network_moved(
     assert "expected at" in said
     assert "slice" in said
     assert list((bench.work / "tiny" / "verify").glob("worst-*.png"))
+
+
+def test_bench_measures_the_engines_of_the_build(bench: Bench, published: Path) -> None:
+    assert bench.run("bench", published, "--seconds", "1") == 0, bench.said()
+    report = read_bench(bench.work / "tiny" / "bench" / "bench.json")
+    assert report.engines[0].name == "openvino-f32"
+    assert {"onnxruntime", "torch"} <= {one.name for one in report.engines}
+    assert (bench.work / "tiny" / "bench" / "bench.png").stat().st_size > 10_000
+
+
+def test_plans_without_tensorrt_say_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed here")
+    monkeypatch.setattr(sys, "argv", ["export", "plans"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 3
+    assert "tensorrt-cu12" in capsys.readouterr().err
 
 
 def corrupt(folder: Path) -> None:
