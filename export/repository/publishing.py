@@ -5,12 +5,17 @@ staged ─▶ compare ─▶ network's version ▸ first step ▸ ensemble ▸ v
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
 
 from export.errors import PublishError
 from export.repository.disk import Disk
@@ -56,7 +61,8 @@ def publish(
 
     Contract:
         - The network gets the next version number; where it and all that its versions share are
-          what the newest version is already, nothing is done.
+          what the newest version is already, nothing is done. An ONNX file's metadata (revision,
+          recipe) do not count.
         - One description and one first step serve every version of the network. Where what decides
           an answer changed (geometry, intensity, tensors, heads, the segments' codes, what runs the
           steps), versions that are there already would answer wrongly if they were loaded again.
@@ -166,9 +172,22 @@ def _changed_meaning(source: ModelFolders, target: ModelFolders) -> list[str]:
 
 
 def _same(fresh: dict[str, Path], published: dict[str, Path]) -> bool:
-    """Whether two versions hold the same files, whatever their provenance says."""
+    """Whether two versions answer alike: the same files, wherever they say that they come from."""
     kept = [{k: v for k, v in files.items() if k != PROVENANCE} for files in (fresh, published)]
-    return kept[0].keys() == kept[1].keys() and file_hashes(kept[0]) == file_hashes(kept[1])
+    if kept[0].keys() != kept[1].keys():
+        return False
+    return all(_content(path) == _content(kept[1][name]) for name, path in kept[0].items())
+
+
+def _content(path: Path) -> bytes:
+    """Hash of a file; of an ONNX file without its metadata, which name revision and recipe."""
+    content = path.read_bytes()
+    if path.suffix == ".onnx":
+        with contextlib.suppress(DecodeError):  # what is no ONNX file counts as it is
+            model = onnx.ModelProto.FromString(content)
+            model.ClearField("metadata_props")
+            content = model.SerializeToString(deterministic=True)
+    return sha256(content).digest()
 
 
 def _shared_changes(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from export.errors import PublishError
@@ -25,6 +26,7 @@ from export.repository.publishing import Published, publish
 from export.repository.staging import stage, write_provenance
 from export.repository.transaction import recover, work_folder
 from preprocess.spec import GeometrySpec, ModelSpec, find_model_specs
+from tests.networks import write_network
 from tests.publications import FailingDisk, WatchedDisk, snapshot, stage_model
 
 pytestmark = pytest.mark.unit
@@ -124,6 +126,24 @@ def test_another_provenance_alone_is_nothing_new(
     publish(folder, repository)
     write_provenance(ModelFolders(folder, "brain_mr"), {"built": "later"})
     assert not publish(folder, repository).changed
+
+
+def test_the_same_network_of_another_revision_is_nothing_new(
+    specs: dict[str, ModelSpec], repository: Path, tmp_path: Path
+) -> None:
+    network = tmp_path / "network.onnx"
+
+    def staged_network(revision: str, seed: int = 0) -> Path:
+        write_network(network, side=64, seed=seed)
+        model = onnx.load(network)
+        model.metadata_props.add(key="git_revision", value=revision)
+        return stage_model(tmp_path / revision, specs["first"], model.SerializeToString())
+
+    assert publish(staged_network("a"), repository).version == 1
+    before = snapshot(repository)
+    assert not publish(staged_network("b"), repository).changed
+    assert snapshot(repository) == before
+    assert publish(staged_network("c", seed=1), repository).version == 2
 
 
 def test_a_title_changes_in_place(staged: Path, repository: Path) -> None:
