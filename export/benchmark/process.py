@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any, cast
 
 import psutil
 
+from export.children import child_environment
 from export.errors import EngineError
 
 __all__ = ("EngineProcess",)
 
 ANSWER_TIMEOUT_S = 300.0
-ROOT = Path(__file__).parents[1]
 
 
 class EngineProcess:
@@ -32,13 +30,12 @@ class EngineProcess:
     def __init__(self, name: str) -> None:
         self._name = name
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed on exit)
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "export.benchmark.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env=child_environment(),
         )
 
     def __enter__(self) -> EngineProcess:

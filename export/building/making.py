@@ -37,7 +37,7 @@ from preprocess.spec import ModelSpec
 __all__ = (
     "GRAPH_FILE",
     "SPEC_FILE",
-    "calibration_images",
+    "calibration",
     "make_graph",
     "make_openvino_int8",
     "make_tensorrt",
@@ -81,10 +81,10 @@ def make_graph(recipe: Recipe, folder: Path) -> Mapping[str, Any]:
     }
 
 
-def calibration_images(recipe: Recipe, spec: ModelSpec) -> NDArray[np.float32]:
-    """What the network sees of the calibration series, float32 [slices, 1, rows, columns]."""
+def calibration(recipe: Recipe, spec: ModelSpec) -> list[tuple[Series, NDArray[np.float32]]]:
+    """The calibration series, each with what the network sees: [slices, 1, rows, columns]."""
     series = (read_series(recipe, file, spec) for file in recipe.export.calibration)
-    return np.concatenate([network_images(each, spec) for each in series])
+    return [(each, network_images(each, spec)) for each in series]
 
 
 def make_openvino_int8(
@@ -98,11 +98,11 @@ def make_openvino_int8(
     Raises:
         EngineError: The quantiser refuses the graph.
     """
-    series = [read_series(recipe, file, spec) for file in recipe.export.calibration]
-    images = np.concatenate([network_images(each, spec) for each in series])
+    seen = calibration(recipe, spec)
+    images = np.concatenate([each for _, each in seen])
     limits = recipe.export.limits
-    if any(each.labels is not None for each in series):
-        score, allowed = _label_score(series, spec), limits.label_dice_drop
+    if any(series.labels is not None for series, _ in seen):
+        score, allowed = _label_score(seen, spec), limits.label_dice_drop
     else:
         score, allowed = _mask_score(images, graph, spec), 1 - limits.int8_class_dice
     made = quantise(graph, folder / "model.xml", images, score, allowed)
@@ -115,12 +115,14 @@ def make_openvino_int8(
     }
 
 
-def _label_score(series: Sequence[Series], spec: ModelSpec) -> Callable[[Engine], float]:
+def _label_score(
+    seen: Sequence[tuple[Series, NDArray[np.float32]]], spec: ModelSpec
+) -> Callable[[Engine], float]:
     """Mean Dice against labels, over classes and labelled series."""
     known = [
-        (each, plan_of(each, spec), network_images(each, spec))
-        for each in series
-        if each.labels is not None
+        (series, plan_of(series, spec), images)
+        for series, images in seen
+        if series.labels is not None
     ]
 
     def score(engine: Engine) -> float:
@@ -155,7 +157,8 @@ def make_tensorrt(
     if precision is GpuPrecision.FP32:
         shutil.copyfile(graph, typed)
     elif precision is GpuPrecision.INT8 and spec is not None:
-        to_qdq(graph, typed, calibration_images(recipe, spec))
+        images = np.concatenate([each for _, each in calibration(recipe, spec)])
+        to_qdq(graph, typed, images)
     else:
         to_half(graph, typed, precision)
     profile = BatchProfile(recipe.export.engines.batch_gpu, spec.geometry.size if spec else None)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.errors import PublishError
 from export.repository.options import Profile, Step
+from export.stages import file_sha256
 from preprocess.errors import SpecError
 from preprocess.spec import ModelSpec, load_model_spec
 
@@ -120,7 +120,7 @@ class ModelFolders:
 
 def file_hashes(files: dict[str, Path]) -> dict[str, str]:
     """SHA-256 of each file's content."""
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return {name: file_sha256(path) for name, path in files.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -6,7 +6,6 @@ plan, stored values ─▶ requests ─▶ Triton ensemble ─▶ masks and othe
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from export.children import child_environment
 from export.errors import EngineError, MissingPart
 from preprocess.plan import SeriesPlan
 from preprocess.serving.configured import MASK, OUTPUTS
@@ -143,8 +143,6 @@ def served(
 @contextmanager
 def _server(repository: Path, name: str, start_timeout_s: float) -> Iterator[str]:
     """The program as a child; its url."""
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, *SERVER, "--repository", str(repository), "--model", name]
     command += ["--start-timeout-s", str(start_timeout_s)]
     with tempfile.TemporaryFile() as log:
@@ -153,7 +151,7 @@ def _server(repository: Path, name: str, start_timeout_s: float) -> Iterator[str
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | {"PYTHONPATH": path},
+            env=child_environment(),
         )
         with child:
             try:
