@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.errors import SourceError
 from export.sources.agreement import Unknown
+from export.sources.json_object import read_json_object
 
 __all__ = ("BundleFormat", "read_format")
 
@@ -47,7 +47,7 @@ def read_format(path: Path, definition: dict[str, Any]) -> BundleFormat:
         SourceError: Not there, not JSON, several inputs or channels, or metadata and definition
             disagree.
     """
-    metadata = _load(path)
+    metadata = read_json_object(path, "a MONAI bundle folder")
     # The file is foreign: any entry of it may be of another kind.
     try:
         return _format(metadata, definition, path)
@@ -56,18 +56,6 @@ def read_format(path: Path, definition: dict[str, Any]) -> BundleFormat:
             f"{path}: network_data_format is not what MONAI describes: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(f"{path}: expected a MONAI bundle folder: {error.strerror}") from error
-    except ValueError as error:
-        raise SourceError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise SourceError(f"{path}: expected a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def _format(metadata: dict[str, Any], definition: dict[str, Any], path: Path) -> BundleFormat:

@@ -5,13 +5,13 @@ plans.json ─▶ architecture, patch, spacing, normalisation    dataset.json �
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.errors import SourceError
+from export.sources.json_object import read_json_object
 from export.sources.network import Decision, DecisionKind
 
 __all__ = ("NnunetPlan", "read_plan")
@@ -73,7 +73,10 @@ def read_plan(folder: Path, configuration: str) -> NnunetPlan:
             f"{folder}: a model of nnU-Net v1, whose plans are a pickle; expected plans.json of "
             "nnU-Net v2: train it again with v2"
         )
-    plans, dataset = _load(folder / "plans.json"), _load(folder / "dataset.json")
+    plans, dataset = (
+        read_json_object(folder / name, "a trained nnU-Net v2 folder")
+        for name in ("plans.json", "dataset.json")
+    )
     # The files are foreign: any entry of theirs may be absent or of another kind.
     try:
         return _plan(plans, dataset, folder, configuration)
@@ -82,20 +85,6 @@ def read_plan(folder: Path, configuration: str) -> NnunetPlan:
             f"{folder}: plans.json and dataset.json are not what nnU-Net v2 writes: "
             f"{type(error).__name__}: {error}"
         ) from error
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SourceError(
-            f"{path}: expected a trained nnU-Net v2 folder: {error.strerror}"
-        ) from error
-    except ValueError as error:
-        raise SourceError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise SourceError(f"{path}: expected a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def _plan(
