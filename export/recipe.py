@@ -16,6 +16,7 @@ import yaml
 from export.errors import RecipeError
 from preprocess.errors import SpecError
 from preprocess.parsing import build
+from preprocess.serving.configured import Precision as CpuPrecision
 
 __all__ = (
     "CpuPrecision",
@@ -43,14 +44,6 @@ def _require(condition: bool, message: str) -> None:
 def _is_orientation(code: str) -> bool:
     axes = [next((i for i, pair in enumerate(("RL", "AP", "IS")) if c in pair), -1) for c in code]
     return len(code) in (2, 3) and -1 not in axes and len(set(axes)) == len(axes)
-
-
-class CpuPrecision(StrEnum):
-    """How OpenVINO computes."""
-
-    F32 = "f32"
-    BF16 = "bf16"
-    INT8 = "int8"
 
 
 class GpuPrecision(StrEnum):

@@ -15,7 +15,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from export.errors import EngineError
 from export.recipe import CpuPrecision
-from preprocess.serving.configured import Precision
 from preprocess.serving.network import CAPABILITIES, HINTS
 
 __all__ = (
@@ -190,7 +189,7 @@ class OpenVinoEngine:
             model.reshape(list(shape))
             settings: dict[str, Any] = {
                 "PERFORMANCE_HINT": hint,
-                "INFERENCE_PRECISION_HINT": HINTS[Precision(self._precision)],
+                "INFERENCE_PRECISION_HINT": HINTS[self._precision],
             }
             if self._threads:
                 settings["INFERENCE_NUM_THREADS"] = self._threads
@@ -201,7 +200,7 @@ class OpenVinoEngine:
 def cpu_precisions() -> tuple[CpuPrecision, ...]:
     """The precisions that OpenVINO computes in on this CPU; others it would silently replace."""
     able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return tuple(each for each in CpuPrecision if CAPABILITIES[Precision(each)] in able)
+    return tuple(each for each in CpuPrecision if CAPABILITIES[each] in able)
 
 
 def _expose(model: onnx.ModelProto) -> None:
