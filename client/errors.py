@@ -6,7 +6,10 @@
     ├── Transient               try again later: a part of the system is away or full
     │   └── Busy                the same, and the caller is told how long to wait
     ├── NotFound                no such job, key or object (or it belongs to someone else)
-    ├── AccessDenied            the caller is not who the request says it is
+    │   └── Erased              it was there, and its key was destroyed for good
+    ├── AccessDenied            the caller may not do this
+    │   └── Unauthenticated     the caller has not shown who it is; a new token may help
+    ├── WrongState              the job is not in a state that allows it
     ├── Conflict                the same id was used for different content
     └── LeaseLost               another worker owns the job now; drop what you have
 
@@ -24,11 +27,14 @@ __all__ = (
     "ClientError",
     "ConfigurationError",
     "Conflict",
+    "Erased",
     "LeaseLost",
     "NotFound",
     "RefusalCode",
     "Rejected",
     "Transient",
+    "Unauthenticated",
+    "WrongState",
 )
 
 
@@ -79,6 +85,10 @@ class RefusalCode(StrEnum):
     """Processing took longer than the stated limit."""
     RETRIES_EXHAUSTED = "RETRIES_EXHAUSTED"
     """Every attempt failed for a reason that might have healed."""
+    ERASED = "ERASED"
+    """The patient's key was destroyed; neither study nor result can be read any more."""
+    EXPIRED = "EXPIRED"
+    """The time for which results are kept is over."""
 
 
 class ClientError(Exception):
@@ -131,8 +141,20 @@ class NotFound(ClientError):
     """No such thing, or it belongs to another tenant: the answer is the same."""
 
 
+class Erased(NotFound):
+    """The key that opens it was destroyed on purpose; no copy can ever be read again."""
+
+
 class AccessDenied(ClientError):
-    """The certificate does not allow what was asked."""
+    """The caller's certificate or roles do not allow what was asked."""
+
+
+class Unauthenticated(AccessDenied):
+    """The caller's token is missing, invalid or no longer valid."""
+
+
+class WrongState(ClientError):
+    """The job is not in a state that allows what was asked."""
 
 
 class Conflict(ClientError):

@@ -2,25 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 
-__all__ = ("TERMINAL_STATES", "Job", "JobState", "Priority")
+__all__ = ("TERMINAL_STATES", "TRANSITIONS", "Job", "JobState", "Priority")
 
 
 class JobState(StrEnum):
-    """Life of a job: queued -> running -> done | failed | rejected; unfinished -> cancelled."""
+    """Where a job is in its life; ``TRANSITIONS`` says what may follow."""
 
+    RECEIVED = "received"
+    """Durably stored; the queue has not been told yet."""
     QUEUED = "queued"
+    """Waiting for a worker."""
     RUNNING = "running"
+    """A worker holds attempt n of it."""
     DONE = "done"
+    """The result is stored."""
     FAILED = "failed"
+    """Given up for a reason that trying again does not mend; the code says which."""
     REJECTED = "rejected"
+    """The study cannot be processed as it is; the code says why."""
+    DEAD = "dead"
+    """The dead letter: every attempt failed for a reason that might have healed."""
     CANCELLED = "cancelled"
+    """The sender took it back."""
 
 
-TERMINAL_STATES = frozenset((JobState.DONE, JobState.FAILED, JobState.REJECTED, JobState.CANCELLED))
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
+    {
+        JobState.RECEIVED: frozenset(
+            # A worker may be faster than the note that the queue was told.
+            (JobState.QUEUED, JobState.RUNNING, JobState.FAILED, JobState.CANCELLED)
+        ),
+        JobState.QUEUED: frozenset(
+            (JobState.RUNNING, JobState.FAILED, JobState.DEAD, JobState.CANCELLED)
+        ),
+        JobState.RUNNING: frozenset(
+            (
+                JobState.RUNNING,  # taken over by the next attempt
+                JobState.QUEUED,
+                JobState.DONE,
+                JobState.FAILED,
+                JobState.REJECTED,
+                JobState.DEAD,
+                JobState.CANCELLED,
+            )
+        ),
+        JobState.DONE: frozenset(),
+        JobState.FAILED: frozenset((JobState.QUEUED,)),
+        JobState.REJECTED: frozenset((JobState.QUEUED,)),
+        JobState.DEAD: frozenset((JobState.QUEUED,)),
+        JobState.CANCELLED: frozenset(),
+    }
+)
+"""What may follow each state. Dead, failed and rejected jobs live again only when a person retries
+them: a key was restored, a model was put into service."""
+
+TERMINAL_STATES = frozenset(
+    (
+        JobState.DONE,
+        JobState.FAILED,
+        JobState.REJECTED,
+        JobState.DEAD,
+        JobState.CANCELLED,
+    )
+)
+"""States that no worker changes any more."""
 
 
 class Priority(StrEnum):

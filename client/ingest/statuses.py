@@ -20,6 +20,8 @@ from client.errors import (
     RefusalCode,
     Rejected,
     Transient,
+    Unauthenticated,
+    WrongState,
 )
 
 __all__ = ("REFUSAL_CODE_KEY", "RETRY_AFTER_KEY", "Status", "error_of", "status_of")
@@ -39,7 +41,9 @@ _STATUSES: tuple[tuple[type[ClientError], grpc.StatusCode], ...] = (
     (Transient, grpc.StatusCode.UNAVAILABLE),
     (Rejected, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFound, grpc.StatusCode.NOT_FOUND),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (AccessDenied, grpc.StatusCode.PERMISSION_DENIED),
+    (WrongState, grpc.StatusCode.FAILED_PRECONDITION),
     (Conflict, grpc.StatusCode.ALREADY_EXISTS),
     (LeaseLost, grpc.StatusCode.ABORTED),
 )
@@ -50,7 +54,8 @@ _ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.ABORTED: Transient,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
-    grpc.StatusCode.UNAUTHENTICATED: AccessDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.FAILED_PRECONDITION: WrongState,
     grpc.StatusCode.ALREADY_EXISTS: Conflict,
     grpc.StatusCode.UNIMPLEMENTED: ConfigurationError,
 }

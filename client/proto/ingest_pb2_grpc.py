@@ -71,6 +71,21 @@ class IngestStub:
                 request_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/hounsfield.ingest.v1.Ingest/RetryJob',
+                request_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.RetryJobResponse.FromString,
+                _registered_method=True)
+        self.ErasePatient = channel.unary_unary(
+                '/hounsfield.ingest.v1.Ingest/ErasePatient',
+                request_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ErasePatientRequest.SerializeToString,
+                response_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ErasePatientResponse.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/hounsfield.ingest.v1.Ingest/ListEvents',
+                request_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServicer:
@@ -132,6 +147,30 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryJob(self, request, context):
+        """Gives a dead, failed or rejected job a fresh set of tries. FAILED_PRECONDITION in any other
+        state, and when its patient was erased.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ErasePatient(self, request, context):
+        """Destroys the key of one patient: every copy of the patient's studies and results, in backups
+        too, can never be read again. Jobs that are not finished fail with the code ERASED. There is
+        no way back. The answer comes after the proof of it is in the audit trail.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Lists the tenant's audit trail, oldest first, in pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -169,6 +208,21 @@ def add_IngestServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.CancelJobRequest.FromString,
                     response_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.RetryJobRequest.FromString,
+                    response_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.RetryJobResponse.SerializeToString,
+            ),
+            'ErasePatient': grpc.unary_unary_rpc_method_handler(
+                    servicer.ErasePatient,
+                    request_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ErasePatientRequest.FromString,
+                    response_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ErasePatientResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ListEventsRequest.FromString,
+                    response_serializer=hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ListEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -362,6 +416,87 @@ class Ingest:
             '/hounsfield.ingest.v1.Ingest/CancelJob',
             hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.CancelJobRequest.SerializeToString,
             hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hounsfield.ingest.v1.Ingest/RetryJob',
+            hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.RetryJobRequest.SerializeToString,
+            hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.RetryJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ErasePatient(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hounsfield.ingest.v1.Ingest/ErasePatient',
+            hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ErasePatientRequest.SerializeToString,
+            hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ErasePatientResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hounsfield.ingest.v1.Ingest/ListEvents',
+            hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ListEventsRequest.SerializeToString,
+            hounsfield_dot_ingest_dot_v1_dot_ingest__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,
