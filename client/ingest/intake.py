@@ -25,6 +25,7 @@ from client.errors import (
     Rejected,
     Transient,
 )
+from client.faultpoints import Step, reach
 from client.ingest.messages import check, priority_of
 from client.jobqueue.base import JobQueue
 from client.jobs import Job
@@ -136,6 +137,7 @@ class Intake:
 
     async def _take_in(self, header: ingest_pb2.StudyHeader, requests: Requests) -> Job:
         job_id = str(uuid.uuid4())
+        reach(Step.UPLOAD_BEGUN)
         limits = self._limits
         longest_s = limits.chunk_timeout_s + header.ciphertext_bytes / limits.min_upload_bytes_per_s
         try:
@@ -146,6 +148,7 @@ class Intake:
             raise Transient(
                 f"The upload took longer than {longest_s:g} s; send it again."
             ) from error
+        reach(Step.OBJECT_STORED)
         new = NewJob(
             id=job_id,
             tenant=header.tenant,
@@ -165,6 +168,7 @@ class Intake:
             await self._store.delete(stored.key)
             return job
         _LOG.info("%s stored: %d bytes, %s", job.id, job.object_bytes, job.priority)
+        reach(Step.ROW_COMMITTED)
         await self._hint(job)
         return job
 
@@ -202,6 +206,7 @@ class Intake:
         try:
             async with asyncio.timeout(self._limits.queue_timeout_s):
                 await self._queue.put(job.id, job.priority)
+                reach(Step.HINTED)
         except (Transient, ConfigurationError, TimeoutError) as error:
             _LOG.warning("%s waits for the reconciler: %s", job.id, error or "the queue is slow")
 

@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.crypto.keydirectory import KeyDirectory
+from client.faultpoints import fault_environment
 from client.jobqueue.embedded import embedded_queue_url, queue_is_ready, valkey_command
 from client.settings import Settings
 from client.stack.supervisor import ServiceSpec
@@ -119,6 +120,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HOME": str(Path.home()),
         **settings.environment(),
+        **fault_environment(),
     }
 
 

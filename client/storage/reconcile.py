@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from client.errors import ClientError
+from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue
 from client.jobs import Job
 from client.storage.ledger import Ledger
@@ -93,6 +94,7 @@ class Reconciler:
         lost = await self._lost()
         for job in lost:
             await self._queue.put(job.id, job.priority)
+            reach(Step.REQUEUED)
             _LOG.info("%s queued again in state %s, attempt %d", job.id, job.state, job.attempt)
         return ReconcileReport(tuple(job.id for job in lost), tuple(job.id for job in failed))
 

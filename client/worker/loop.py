@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from client.errors import ClientError, LeaseLost, NotFound, Rejected, Transient
+from client.faultpoints import Step, reach
 from client.jobqueue.base import PRIORITY_ORDER, JobQueue, QueueEntry
 from client.jobs import Job, Priority
 from client.storage.ledger import Ledger
@@ -141,6 +142,7 @@ class WorkerLoop:
         return entry
 
     async def _work(self, entry: QueueEntry) -> None:
+        reach(Step.ENTRY_TAKEN)
         try:
             job = await self._ledger.claim(
                 entry.job_id, self._settings.owner, self._settings.lease_s
@@ -148,6 +150,7 @@ class WorkerLoop:
         except (LeaseLost, NotFound):
             await self._queue.ack(entry)
             return
+        reach(Step.CLAIMED)
         _LOG.info("job=%s attempt=%d claimed", job.id, job.attempt)
         progress = Progress()
         processing = asyncio.create_task(self._pipeline.process(job, progress))
@@ -158,6 +161,7 @@ class WorkerLoop:
             processing.cancel()
             await self._settle(job, processing, progress)
             await self._queue.ack(entry)
+            reach(Step.ACKED)
         except asyncio.CancelledError:
             processing.cancel()
             await asyncio.gather(processing, return_exceptions=True)
@@ -193,6 +197,7 @@ class WorkerLoop:
         try:
             result = await processing
             await self._ledger.finish(job, result)
+            reach(Step.RESULT_COMMITTED)
             outcome = "done"
         except Rejected as error:
             outcome = f"rejected code={error.code}"

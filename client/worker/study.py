@@ -22,6 +22,7 @@ from client.dicom.routing import route
 from client.dicom.seg import Provenance
 from client.dicom.series import ReadLimits, Series, SeriesRefusal
 from client.errors import RefusalCode, Rejected
+from client.faultpoints import Step, reach
 from client.ingest.bundle import BundleLimits, result_bundle
 from client.jobs import Job
 from client.proto.ingest_pb2 import StudyHeader
@@ -98,6 +99,7 @@ class StudyPipeline:
             bundle = await open_study(
                 header, ciphertext, self._keyring, max_bytes=self._limits.bundle.max_bytes
             )
+        reach(Step.STUDY_OPENED)
         with progress.stage_of("read"):
             content = await self._isolation.run(
                 read_bundle_study,
@@ -181,6 +183,7 @@ class StudyPipeline:
         digest = await asyncio.to_thread(bundle.digest)
         sealed = await asyncio.to_thread(seal_result, header, job.id, bundle.chunks(), digest)
         stored = await self._store.put(result_key(job.id, job.attempt), _in_threads(sealed.chunks))
+        reach(Step.RESULT_STORED)
         return JobResult(stored, sealed.header.SerializeToString())
 
 
