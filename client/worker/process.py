@@ -109,5 +109,5 @@ def main() -> None:
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    preload(["client.worker.stages"])
+    preload(["client.worker.forerunner"])
     asyncio.run(_serve(ready_file.touch if ready_file else lambda: None))
