@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from client.dicom.measure import StructureMeasurement, measure
 from client.dicom.readback import read_mask, source_series_uid
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits, Series
+from client.dicom.series import Series
 from client.errors import NotFound
+from client.limits import ReadLimits
 from preprocess.spec import HuWindow, ModelSpec, Plane
 
 __all__ = ("View", "display", "overview_from_files", "write_overview")

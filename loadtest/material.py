@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits, Series
+from client.dicom.series import Series
 from client.errors import ConfigurationError
+from client.limits import ReadLimits
 from preprocess.plan import SeriesPlan, plan_series
 from preprocess.reference import network_image
 from preprocess.spec import ModelSpec

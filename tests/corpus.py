@@ -15,8 +15,8 @@ from pydicom.uid import UID
 from client.dicom.quiet import quiet
 from client.dicom.reader import read_study
 from client.dicom.routing import route
-from client.dicom.series import ReadLimits
 from client.errors import Rejected
+from client.limits import ReadLimits
 from preprocess.spec import ModelSpec
 
 __all__ = ("Outcome", "Sample", "corpus", "outcome_table", "read_and_route")

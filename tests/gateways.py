@@ -11,15 +11,15 @@ from client.crypto.envelope import Digest
 from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.crypto.keyring import Keyring
 from client.crypto.studies import open_study, seal_result
-from client.ingest.bundle import BundleLimits, read_bundle, result_bundle
+from client.ingest.bundle import read_bundle, result_bundle
 from client.ingest.calls import SenderSettings
 from client.ingest.gateway import Gateway, GatewaySettings, serve
 from client.ingest.sender import IngestClient
-from client.ingest.service import ServiceLimits
 from client.jobqueue.base import JobQueue
 from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job
+from client.limits import BundleLimits, ServiceLimits
 from client.proto import ingest_pb2
 from client.storage.ledger import Ledger
 from client.storage.objects import LocalObjectStore, ObjectStore, result_key
@@ -52,6 +52,7 @@ class GatewayUnderTest:
             tenant=tenant,
             tls=self.keys.sender_tls(tenant),
             result_keys=self.keys.result_keys(tenant),
+            pseudonym_key=self.keys.pseudonym_key(tenant),
             attempts=3,
             backoff_s=0.05,
         )

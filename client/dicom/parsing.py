@@ -22,8 +22,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from client.dicom.attributes import text, value
 from client.dicom.headers import ALL_TAGS
-from client.dicom.series import ReadLimits
 from client.errors import RefusalCode, Rejected
+from client.limits import ReadLimits
 
 __all__ = ("Instance", "parse_instance")
 

@@ -21,8 +21,8 @@ from pydicom.uid import (
 
 from client.dicom.attributes import integer, invalid, number, text, value
 from client.dicom.parsing import Instance
-from client.dicom.series import ReadLimits
 from client.errors import RefusalCode, Rejected
+from client.limits import ReadLimits
 
 __all__ = ("PixelLayout", "check_pixels", "decode_pixels")
 

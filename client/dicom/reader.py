@@ -18,9 +18,10 @@ from client.dicom.parsing import Instance, parse_instance
 from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
 from client.dicom.quiet import quiet
 from client.dicom.rescaling import CommonScale, apply_lut, replace_padding, to_common_scale
-from client.dicom.series import ReadLimits, Series, SeriesRefusal, SourceFrame, StudyContent
+from client.dicom.series import Series, SeriesRefusal, SourceFrame, StudyContent
 from client.dicom.stacking import stack_frames
 from client.errors import RefusalCode, Rejected
+from client.limits import ReadLimits
 from preprocess.geometry import SliceGeometry
 
 __all__ = ("read_study",)

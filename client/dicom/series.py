@@ -14,28 +14,9 @@ from pydicom import Dataset
 from client.errors import RefusalCode
 from preprocess.geometry import SliceGeometry
 
-__all__ = ("ReadLimits", "Series", "SeriesRefusal", "SourceFrame", "StudyContent", "Vector")
+__all__ = ("Series", "SeriesRefusal", "SourceFrame", "StudyContent", "Vector")
 
 Vector = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class ReadLimits:
-    """What one study may ask of the reader; every limit is checked before memory is taken.
-
-    Attributes:
-        max_files: Files in the bundle.
-        max_file_bytes: One file, and what a deflated file may inflate to.
-        max_side: Rows, and columns, of an image.
-        max_frames: Slices of one series, and frames of one instance.
-        max_pixel_bytes: Decoded pixel data of the whole study; reading takes about twice as much.
-    """
-
-    max_files: int = 20_000
-    max_file_bytes: int = 2 << 30
-    max_side: int = 8192
-    max_frames: int = 8192
-    max_pixel_bytes: int = 2 << 30
 
 
 @dataclass(frozen=True)

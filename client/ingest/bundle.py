@@ -16,23 +16,14 @@ from pathlib import Path
 
 from client.crypto.envelope import Digest
 from client.errors import ConfigurationError, RefusalCode, Rejected
+from client.limits import RESULT, BundleLimits
 
-__all__ = ("Bundle", "BundleLimits", "read_bundle", "result_bundle", "study_bundle")
+__all__ = ("Bundle", "read_bundle", "result_bundle", "study_bundle")
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
-_MAX_PADDING_BYTES = 64 * 1024
 _READ_BYTES = 1024 * 1024
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclass(frozen=True, slots=True)
-class BundleLimits:
-    """What a bundle may hold; ustar itself ends at 8 GiB a file."""
-
-    max_files: int = 20_000
-    max_file_bytes: int = 4 << 30
-    max_bytes: int = 4 << 30
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +90,7 @@ def result_bundle(files: Mapping[str, bytes]) -> Bundle:
         ConfigurationError: There is none, or a name is not plain (letters, digits, ".", "_", "-").
     """
     for name in files:
-        if not _NAME.fullmatch(name):
+        if not _is_plain(name, RESULT):
             raise ConfigurationError(f"Expected a plain file name, got {name!r}.")
     return Bundle((name, content, len(content)) for name, content in sorted(files.items()))
 
@@ -120,7 +111,7 @@ def read_bundle(
     at = 0
     while any(block := bytes(view[at : at + _BLOCK])):
         number = len(names) + 1
-        name, length = _parse_header(block, number)
+        name, length = _parse_header(block, number, limits)
         if name in names:
             raise _bad(f"file {number} repeats an earlier name")
         if number > limits.max_files:
@@ -135,22 +126,26 @@ def read_bundle(
         at += _padded(length)
     if not names:
         raise _bad("it holds no file")
-    if not len(_END) <= len(view) - at <= _MAX_PADDING_BYTES or any(view[at:]):
+    if not len(_END) <= len(view) - at <= limits.max_padding_bytes or any(view[at:]):
         raise _bad("it does not end with two empty blocks")
 
 
-def _parse_header(block: bytes, number: int) -> tuple[str, int]:
+def _parse_header(block: bytes, number: int, limits: BundleLimits) -> tuple[str, int]:
     try:
         info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
     except (tarfile.HeaderError, UnicodeDecodeError) as error:
         raise _bad(f"file {number} has a damaged tar header") from error
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise _bad(f"entry {number} is not a regular file (type {info.type!r})")
-    if not _NAME.fullmatch(info.name):
+    if not _is_plain(info.name, limits):
         raise _bad(f"the name of file {number} is not plain (letters, digits, '.', '_', '-')")
     if info.size < 0:
         raise _bad(f"file {number} has a negative length")
     return info.name, info.size
+
+
+def _is_plain(name: str, limits: BundleLimits) -> bool:
+    return len(name) <= limits.max_name_chars and _NAME.fullmatch(name) is not None
 
 
 def _header(entry: _Entry) -> bytes:

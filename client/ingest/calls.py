@@ -18,6 +18,7 @@ from client.crypto.keydirectory import TlsFiles
 from client.crypto.privatefiles import read_private
 from client.errors import Busy, ConfigurationError, Transient
 from client.ingest.statuses import error_of
+from client.limits import RESULT, TransportLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
 
 __all__ = ("GatewayConnection", "SenderSettings")
@@ -26,7 +27,7 @@ T = TypeVar("T")
 _END_LOOKS = 25
 _END_LOOK_S = 0.01
 _CHANNEL = (
-    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_receive_message_length", TransportLimits().max_message_bytes),
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -43,6 +44,7 @@ class SenderSettings:
         tenant: Who we are, as our certificate says.
         tls: Our certificate, and the CA that signs gateways' certificates.
         result_keys: Our keyring; results are encrypted for its newest key.
+        pseudonym_key: Our key for naming patients.
         trusted_worker_keys: Ids of the keys that studies may be encrypted for; empty trusts
             whatever the gateway names, as its certificate vouches for it.
         attempts: Tries of one call, or of one upload.
@@ -57,13 +59,14 @@ class SenderSettings:
     tenant: str
     tls: TlsFiles
     result_keys: Path
+    pseudonym_key: Path
     trusted_worker_keys: tuple[str, ...] = ()
     attempts: int = 8
     backoff_s: float = 0.25
     max_backoff_s: float = 10.0
     call_timeout_s: float = 20.0
     stall_timeout_s: float = 60.0
-    max_result_bytes: int = 1 << 30
+    max_result_bytes: int = RESULT.max_bytes
 
 
 class GatewayConnection:

@@ -20,35 +20,20 @@ from client.crypto.keyring import load_public_keys
 from client.crypto.privatefiles import read_private
 from client.errors import ClientError, ConfigurationError
 from client.ingest.interceptor import IngestInterceptor
-from client.ingest.service import IngestService, ServiceLimits
+from client.ingest.service import IngestService
 from client.jobqueue.base import JobQueue
+from client.limits import ServiceLimits, TransportLimits
 from client.proto import ingest_pb2_grpc
 from client.storage.ledger import Ledger
 from client.storage.objects import ObjectStore
 
-__all__ = ("MAX_MESSAGE_BYTES", "READY", "Gateway", "GatewaySettings", "serve")
+__all__ = ("READY", "Gateway", "GatewaySettings", "serve")
 
 READY = "ready"
 """Name that the health service answers readiness under; "" answers liveness."""
-MAX_MESSAGE_BYTES = 4 << 20
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _IDENTITY_ONLY = 1  # compression bit set: ciphertext does not compress, and bombs do
-
-_TRANSPORT_LIMITS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_concurrent_streams", 128),
-    ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
-    ("grpc.server_handshake_timeout_ms", 5_000),
-    ("grpc.max_connection_idle_ms", 30_000),
-    ("grpc.max_connection_age_ms", 7_200_000),
-    ("grpc.max_connection_age_grace_ms", 3_600_000),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    # Two gateways on one port would otherwise share its connections without a word.
-    ("grpc.so_reuseport", 0),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +47,7 @@ class GatewaySettings:
         health_listen: ``host:port`` of a second listener that only answers health checks, without
             TLS, for probes that cannot show a certificate; "" for none.
         limits: Bounds of the service itself.
-        max_calls: Calls at one time, of all senders.
+        transport: Bounds that gRPC keeps before the service sees anything.
         ready_interval_s: Between two looks at whether the gateway is ready.
         grace_s: Time that calls get to end when the gateway stops.
     """
@@ -72,7 +57,7 @@ class GatewaySettings:
     worker_keys: Path
     health_listen: str = ""
     limits: ServiceLimits = field(default_factory=ServiceLimits)
-    max_calls: int = 200
+    transport: TransportLimits = field(default_factory=TransportLimits)
     ready_interval_s: float = 2.0
     grace_s: float = 10.0
 
@@ -97,14 +82,14 @@ async def serve(
     service = IngestService(store, ledger, queue, settings.worker_keys, settings.limits)
     checks = health.aio.HealthServicer()
     async with contextlib.AsyncExitStack() as stack:
-        main = _server(settings.max_calls, IngestInterceptor())
+        main = _server(settings.transport, IngestInterceptor())
         ingest_pb2_grpc.add_IngestServicer_to_server(service, main)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(checks, main)
         port = _bind(main, settings.listen, _credentials(settings.tls))
         health_port = 0
         servers = [main]
         if settings.health_listen:
-            probes = _server(settings.max_calls)
+            probes = _server(settings.transport)
             health_pb2_grpc.add_HealthServicer_to_server(checks, probes)
             health_port = _bind(probes, settings.health_listen, None)
             servers.append(probes)
@@ -118,12 +103,36 @@ async def serve(
         yield Gateway(port, health_port)
 
 
-def _server(max_calls: int, *interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
+def _server(limits: TransportLimits, *interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
     return grpc.aio.server(
         interceptors=interceptors,
-        options=_TRANSPORT_LIMITS,
-        maximum_concurrent_rpcs=max_calls,
+        options=_options(limits),
+        maximum_concurrent_rpcs=limits.max_calls,
     )
+
+
+def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_send_message_length", limits.max_message_bytes),
+        # Between a soft and a hard limit gRPC refuses at random: one limit says the same always.
+        ("grpc.max_metadata_size", limits.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", limits.max_calls_per_connection),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+        ("grpc.server_handshake_timeout_ms", _ms(limits.handshake_timeout_s)),
+        ("grpc.max_connection_idle_ms", _ms(limits.max_idle_s)),
+        ("grpc.max_connection_age_ms", _ms(limits.max_age_s)),
+        ("grpc.max_connection_age_grace_ms", _ms(limits.max_age_grace_s)),
+        ("grpc.keepalive_time_ms", _ms(limits.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", _ms(limits.keepalive_timeout_s)),
+        # Two gateways on one port would otherwise share its connections without a word.
+        ("grpc.so_reuseport", 0),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:

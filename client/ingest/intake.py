@@ -13,7 +13,6 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 
 from client.crypto.envelope import ciphertext_length
 from client.errors import (
@@ -29,45 +28,17 @@ from client.faultpoints import Step, reach
 from client.ingest.messages import check, priority_of
 from client.jobqueue.base import JobQueue
 from client.jobs import Job
+from client.limits import ServiceLimits
 from client.proto import ingest_pb2
 from client.storage.ledger import Ledger
 from client.storage.objects import ObjectStore, study_key
 from client.storage.records import NewJob
 
-__all__ = ("Intake", "Requests", "ServiceLimits")
+__all__ = ("Intake", "Requests")
 
 _LOG = logging.getLogger(__name__)
 
 Requests = AsyncIterator[ingest_pb2.SubmitStudyRequest]
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    """Every bound of the service.
-
-    Attributes:
-        max_study_bytes: Largest plaintext of one study.
-        max_unfinished_jobs: Jobs of all tenants that wait or run, before the answer is "full".
-        max_unfinished_bytes: Bytes of their studies, uploads under way included.
-        max_uploads: Uploads at one time; each holds about 15 MiB of memory.
-        max_watches: WatchJob calls at one time.
-        chunk_timeout_s: Longest silence within an upload.
-        min_upload_bytes_per_s: Slowest upload that is waited for, after ``chunk_timeout_s``.
-        watch_interval_s: Between two looks at a watched job.
-        queue_timeout_s: Longest wait for the queue's hint; the reconciler mends what is missed.
-        retry_after_s: What a sender is told when something is full.
-    """
-
-    max_study_bytes: int = 4 << 30
-    max_unfinished_jobs: int = 10_000
-    max_unfinished_bytes: int = 1 << 40
-    max_uploads: int = 8
-    max_watches: int = 64
-    chunk_timeout_s: float = 30.0
-    min_upload_bytes_per_s: int = 64 * 1024
-    watch_interval_s: float = 0.25
-    queue_timeout_s: float = 2.0
-    retry_after_s: float = 2.0
 
 
 class Intake:

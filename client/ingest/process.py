@@ -15,8 +15,8 @@ from pathlib import Path
 
 from client.crypto.keydirectory import KeyDirectory
 from client.ingest.gateway import GatewaySettings, serve
-from client.ingest.service import ServiceLimits
 from client.jobqueue.streams import StreamsQueue
+from client.limits import ServiceLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
 from client.storage.objects import open_store

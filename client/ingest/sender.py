@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from types import TracebackType
@@ -19,20 +20,39 @@ from typing import Self
 
 from client.crypto.bridge import in_thread
 from client.crypto.keyring import Keyring, PublicKey
+from client.crypto.labels import StudyLabel, open_label, seal_label
+from client.crypto.pseudonyms import PseudonymKey
 from client.crypto.studies import SealedStudy, open_result, seal_study
-from client.errors import AccessDenied, RefusalCode, Rejected, Transient
-from client.ingest.bundle import BundleLimits, read_bundle, study_bundle
+from client.errors import AccessDenied, ConfigurationError, RefusalCode, Rejected, Transient
+from client.ingest.bundle import read_bundle, study_bundle
 from client.ingest.calls import GatewayConnection, SenderSettings
 from client.ingest.messages import from_status
+from client.ingest.patients import patient_of
 from client.jobs import Job, JobState, Priority
+from client.limits import RESULT, MessageLimits
 from client.proto import ingest_pb2
 
-__all__ = ("IngestClient", "Progress", "SenderSettings")
+__all__ = ("Erasure", "IngestClient", "Progress", "SenderSettings")
 
 Progress = Callable[[int, int], None]
 """Called with bytes sent and bytes in all; goes back to 0 when an upload starts anew."""
 
-_LARGEST_PAGE = 500
+_LARGEST_PAGE = MessageLimits().max_page_jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The proof that a patient was erased: keep it.
+
+    Attributes:
+        jobs: How many jobs' studies and results can no longer be read.
+        event_number: Place of the entry in the tenant's audit trail.
+        event_hash: Hash of that entry, hexadecimal; it covers every entry before it.
+    """
+
+    jobs: int
+    event_number: int
+    event_hash: str
 
 
 class IngestClient:
@@ -45,6 +65,7 @@ class IngestClient:
     def __init__(self, settings: SenderSettings) -> None:
         self._settings = settings
         self._keyring = Keyring(settings.result_keys)
+        self._pseudonyms: PseudonymKey | None = None
         self._gateway = GatewayConnection(settings)
 
     async def __aenter__(self) -> Self:
@@ -53,6 +74,7 @@ class IngestClient:
         Raises:
             ConfigurationError: A certificate or key is missing.
         """
+        self._pseudonyms = PseudonymKey.load(self._settings.pseudonym_key)
         await self._gateway.__aenter__()
         return self
 
@@ -76,15 +98,19 @@ class IngestClient:
         priority: Priority = Priority.ROUTINE,
         model: str = "",
         upload_id: str = "",
+        process_again: bool = False,
         on_progress: Progress | None = None,
     ) -> Job:
-        """Encrypt a study and hand it in.
+        """Encrypt a study of one patient and hand it in.
 
         Args:
-            files: DICOM Part 10 files of one study, as paths or content. They are read twice.
+            files: DICOM Part 10 files of one study, as paths or content. They are read twice,
+                and their headers once more.
             priority: Its place in the queue.
             model: Model to use; "" lets the worker choose.
             upload_id: UUID of an earlier try to send the same files; "" makes a new one.
+            process_again: Make a new job even if the same files were sent before; else the answer
+                is the earlier job, unless it failed.
             on_progress: Told after every piece.
 
         Returns:
@@ -93,19 +119,27 @@ class IngestClient:
         Raises:
             Rejected: The study is too large, or breaks a rule of the protocol.
             Conflict: The upload id was used for other files.
-            ConfigurationError: A file cannot be read or changed meanwhile, or we have no key.
+            ConfigurationError: A file cannot be read or changed meanwhile, the files are of
+                several patients, or we have no key.
         """
-        bundle = await asyncio.to_thread(study_bundle, list(files))
+        contents = list(files)
+        bundle = await asyncio.to_thread(study_bundle, contents)
         digest = await asyncio.to_thread(bundle.digest)
+        patient = await asyncio.to_thread(patient_of, contents)
+        result_key = await asyncio.to_thread(self._keyring.newest)
+        upload_id = upload_id or str(uuid.uuid4())
         study = seal_study(
             bundle.chunks,
             digest,
             tenant=self._settings.tenant,
-            upload_id=upload_id or str(uuid.uuid4()),
+            upload_id=upload_id,
             recipient=await self._recipient(),
-            result_key=await asyncio.to_thread(self._keyring.newest),
+            result_key=result_key,
             model=model,
             priority=priority,
+            patient_pseudonym=self.pseudonym(patient.patient_id, patient.issuer),
+            sealed_label=seal_label(patient.label, result_key, self._secret, upload_id),
+            process_again=process_again,
         )
         return await self.send(study, on_progress)
 
@@ -128,14 +162,25 @@ class IngestClient:
         answer = await self._gateway.call("GetJob", ingest_pb2.GetJobRequest(job_id=job_id))
         return self._job(answer.job)
 
-    async def list_jobs(self, *, state: JobState | None = None, limit: int = 50) -> tuple[Job, ...]:
-        """Return our newest jobs, at most ``limit``; those in ``state`` only unless it is None."""
+    async def list_jobs(
+        self, *, state: JobState | None = None, patient: str = "", limit: int = 50
+    ) -> tuple[Job, ...]:
+        """Return our newest jobs.
+
+        Args:
+            state: Only those in this state; None means any.
+            patient: Only those of the patient with this pseudonym; "" means all.
+            limit: At most so many.
+        """
         wanted = f"JOB_STATE_{state.name if state else 'UNSPECIFIED'}"
         found: list[Job] = []
         token = ""
         while len(found) < limit:
             request = ingest_pb2.ListJobsRequest(
-                page_size=min(limit - len(found), _LARGEST_PAGE), page_token=token, state=wanted
+                page_size=min(limit - len(found), _LARGEST_PAGE),
+                page_token=token,
+                state=wanted,
+                patient_pseudonym=patient,
             )
             answer = await self._gateway.call("ListJobs", request)
             found += map(self._job, answer.jobs)
@@ -152,6 +197,43 @@ class IngestClient:
         """
         answer = await self._gateway.call("CancelJob", ingest_pb2.CancelJobRequest(job_id=job_id))
         return self._job(answer.job)
+
+    async def retry(self, job_id: str) -> Job:
+        """Give a dead, failed or rejected job a fresh set of tries; return it as it is then.
+
+        Raises:
+            NotFound: We have no such job.
+            WrongState: It is in another state, or its patient was erased.
+        """
+        answer = await self._gateway.call("RetryJob", ingest_pb2.RetryJobRequest(job_id=job_id))
+        return self._job(answer.job)
+
+    async def erase(self, *, patient: str = "", upload_id: str = "", reason: str) -> Erasure:
+        """Make every copy of a patient's studies and results unreadable for good.
+
+        Args:
+            patient: The patient's pseudonym; or
+            upload_id: a study that was sent without one.
+            reason: Why, for the audit trail, 3 to 200 characters; no patient data.
+
+        Raises:
+            NotFound: There is nothing of that patient or upload.
+        """
+        request = ingest_pb2.ErasePatientRequest(reason=reason)
+        if patient:
+            request.patient_pseudonym = patient
+        else:
+            request.upload_id = upload_id
+        answer = await self._gateway.call("ErasePatient", request)
+        return Erasure(answer.erased_jobs, answer.event_number, answer.event_hash)
+
+    def pseudonym(self, patient_id: str, issuer: str = "") -> str:
+        """Return what the gateway knows a patient by; "" when there is no id."""
+        return self._secret.pseudonym(patient_id, issuer)
+
+    def label(self, job: Job) -> StudyLabel | None:
+        """Decrypt what to call a job's study on a screen; None where there is nothing to read."""
+        return open_label(job.sealed_label, self._keyring, self._secret, job.upload_id)
 
     async def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """Yield a job as it is now and after each change; end after it finished.
@@ -197,6 +279,12 @@ class IngestClient:
         """
         return await self._gateway.tried(lambda: self._fetch_once(job))
 
+    @property
+    def _secret(self) -> PseudonymKey:
+        if self._pseudonyms is None:
+            raise ConfigurationError("Open the client first: `async with IngestClient(…) as c`.")
+        return self._pseudonyms
+
     async def _recipient(self) -> PublicKey:
         answer = await self._gateway.call(
             "ListRecipientKeys", ingest_pb2.ListRecipientKeysRequest()
@@ -225,7 +313,7 @@ class IngestClient:
                 self._keyring,
                 max_bytes=self._settings.max_result_bytes,
             )
-        return dict(read_bundle(plaintext, BundleLimits()))
+        return dict(read_bundle(plaintext, RESULT))
 
     def _check_ids(self, header: ingest_pb2.ResultHeader, job: Job | str) -> None:
         job_id = job if isinstance(job, str) else job.id

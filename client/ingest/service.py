@@ -14,14 +14,15 @@ import grpc
 from client.crypto.certificates import parse_certificate, tenant_of
 from client.crypto.keyring import load_public_keys
 from client.errors import AccessDenied, Busy, NotFound
-from client.ingest.intake import Intake, Requests, ServiceLimits
+from client.ingest.intake import Intake, Requests
 from client.ingest.messages import state_of, timestamp, to_status
 from client.jobqueue.base import JobQueue
+from client.limits import ServiceLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
 from client.storage.ledger import Ledger
 from client.storage.objects import ObjectStore
 
-__all__ = ("IngestService", "ServiceLimits", "caller_tenant")
+__all__ = ("IngestService", "caller_tenant")
 
 _DEFAULT_PAGE = 50
 

@@ -17,17 +17,16 @@ from pathlib import Path
 
 from client.crypto.keydirectory import KeyDirectory
 from client.crypto.keyring import Keyring
-from client.dicom.series import ReadLimits
 from client.errors import ConfigurationError
-from client.ingest.bundle import BundleLimits
 from client.jobqueue.streams import StreamsQueue
+from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
 from client.storage.objects import open_store
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
 from client.worker.isolation import Isolation, preload
 from client.worker.loop import WorkerLoop, WorkerSettings
-from client.worker.study import StudyLimits, StudyPipeline
+from client.worker.study import StudyPipeline
 from preprocess.spec import SpecError, find_model_specs
 
 __all__ = ("main", "run_worker")
@@ -90,7 +89,7 @@ def _limits(settings: Settings) -> StudyLimits:
     size = settings.max_study_mib * _MIB
     return StudyLimits(
         bundle=BundleLimits(max_file_bytes=size, max_bytes=size),
-        read=ReadLimits(max_file_bytes=min(size, ReadLimits.max_file_bytes)),
+        read=ReadLimits(max_file_bytes=min(size, ReadLimits().max_file_bytes)),
     )
 
 

@@ -16,8 +16,9 @@ from client.dicom.measure import measure
 from client.dicom.reader import read_study
 from client.dicom.report import SeriesResult, series_result
 from client.dicom.seg import Provenance, build_segmentation, result_uid
-from client.dicom.series import ReadLimits, Series, StudyContent
-from client.ingest.bundle import BundleLimits, read_bundle
+from client.dicom.series import Series, StudyContent
+from client.ingest.bundle import read_bundle
+from client.limits import BundleLimits, ReadLimits
 from preprocess.spec import ModelSpec
 
 __all__ = ("WrittenSeries", "read_bundle_study", "write_series")

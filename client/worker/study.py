@@ -20,11 +20,12 @@ from client.crypto.studies import open_study, seal_result
 from client.dicom.report import SeriesResult, write_report
 from client.dicom.routing import route
 from client.dicom.seg import Provenance
-from client.dicom.series import ReadLimits, Series, SeriesRefusal
+from client.dicom.series import Series, SeriesRefusal
 from client.errors import RefusalCode, Rejected
 from client.faultpoints import Step, reach
-from client.ingest.bundle import BundleLimits, result_bundle
+from client.ingest.bundle import result_bundle
 from client.jobs import Job
+from client.limits import StudyLimits
 from client.proto.ingest_pb2 import StudyHeader
 from client.storage.objects import ObjectStore, result_key
 from client.storage.records import JobResult
@@ -38,15 +39,7 @@ from preprocess.errors import PlanError
 from preprocess.plan import plan_series
 from preprocess.spec import ModelSpec
 
-__all__ = ("StudyLimits", "StudyPipeline")
-
-
-@dataclass(frozen=True)
-class StudyLimits:
-    """What one study may ask for."""
-
-    bundle: BundleLimits
-    read: ReadLimits
+__all__ = ("StudyPipeline",)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,8 @@ from client.errors import (
 from client.ingest import calls
 from client.ingest.bundle import study_bundle
 from client.ingest.sender import IngestClient
-from client.ingest.service import ServiceLimits
 from client.jobs import Job, JobState, Priority
+from client.limits import ServiceLimits
 from client.proto import ingest_pb2
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 

@@ -16,17 +16,17 @@ import pytest
 
 from client.crypto.keyring import Keyring
 from client.crypto.studies import SealedStudy, open_result, seal_study
-from client.dicom.series import ReadLimits
 from client.errors import RefusalCode, Rejected
-from client.ingest.bundle import BundleLimits, read_bundle, study_bundle
+from client.ingest.bundle import read_bundle, study_bundle
 from client.jobs import Job, JobState, Priority
+from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.proto.ingest_pb2 import ResultHeader
 from client.storage.objects import ObjectStore, open_store, study_key
 from client.storage.records import JobResult
 from client.triton.fake import FakeSegmenter
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress
-from client.worker.study import StudyLimits, StudyPipeline
+from client.worker.study import StudyPipeline
 from preprocess.spec import ModelSpec
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files
 

@@ -15,8 +15,8 @@ from client.dicom.measure import measure
 from client.dicom.readback import read_mask
 from client.dicom.reader import read_study
 from client.dicom.seg import build_segmentation
-from client.dicom.series import ReadLimits
 from client.errors import RefusalCode
+from client.limits import ReadLimits
 from preprocess.spec import ModelSpec
 from tests.corpus import Sample, corpus, outcome_table, read_and_route
 from tests.unit.test_dicom_results import PROVENANCE

@@ -18,7 +18,7 @@ import pytest
 
 from client.dicom.readback import read_mask
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits
+from client.limits import ReadLimits
 from tests.local_stack import LocalStack, running_stack
 from training.label_maps import CLASS_NAMES
 from training.reference import brain_of_classes

@@ -23,7 +23,8 @@ from client.crypto.binding import result_binding, study_binding
 from client.crypto.envelope import DataKey, Digest
 from client.crypto.keyring import Keyring, PublicKey, key_id_of
 from client.crypto.studies import open_result, open_study
-from client.ingest.bundle import BundleLimits, read_bundle
+from client.ingest.bundle import read_bundle
+from client.limits import BundleLimits
 from client.proto import ingest_pb2
 
 pytestmark = pytest.mark.unit

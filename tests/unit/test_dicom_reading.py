@@ -14,7 +14,8 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits, Series
+from client.dicom.series import Series
+from client.limits import ReadLimits
 from preprocess.spec import Plane
 from tests.dicom_factory import (
     ORIENTATIONS,

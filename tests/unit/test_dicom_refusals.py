@@ -21,8 +21,9 @@ from pydicom.uid import (
 )
 
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits, SeriesRefusal
+from client.dicom.series import SeriesRefusal
 from client.errors import RefusalCode, Rejected
+from client.limits import ReadLimits
 from tests.dicom_factory import (
     ORIENTATIONS,
     Recipe,

@@ -20,8 +20,9 @@ from client.dicom.readback import read_mask, source_series_uid
 from client.dicom.reader import read_study
 from client.dicom.report import SCHEMA, series_result, write_report
 from client.dicom.seg import Provenance, build_segmentation, result_uid
-from client.dicom.series import ReadLimits, Series, SeriesRefusal
+from client.dicom.series import Series, SeriesRefusal
 from client.errors import RefusalCode
+from client.limits import ReadLimits
 from preprocess.spec import ModelSpec
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, enhanced_file
 

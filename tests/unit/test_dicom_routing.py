@@ -10,8 +10,9 @@ import pytest
 
 from client.dicom.reader import read_study
 from client.dicom.routing import route
-from client.dicom.series import ReadLimits, Series
+from client.dicom.series import Series
 from client.errors import RefusalCode, Rejected
+from client.limits import ReadLimits
 from preprocess.spec import ModelSpec, Plane
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files
 

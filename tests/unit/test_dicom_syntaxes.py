@@ -22,7 +22,8 @@ from pydicom.uid import (
 )
 
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits, Series
+from client.dicom.series import Series
+from client.limits import ReadLimits
 from tests.dicom_factory import (
     Recipe,
     classic_files,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from client.dicom.reader import read_study
-from client.dicom.series import ReadLimits
+from client.limits import ReadLimits
 from export.errors import RecipeError
 from export.parity.material import (
     Series,

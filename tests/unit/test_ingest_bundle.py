@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.errors import ConfigurationError, RefusalCode, Rejected
-from client.ingest.bundle import BundleLimits, read_bundle, result_bundle, study_bundle
+from client.ingest.bundle import read_bundle, result_bundle, study_bundle
+from client.limits import BundleLimits
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from client.dicom.reader import read_study
 from client.dicom.seg import build_segmentation
-from client.dicom.series import ReadLimits
 from client.errors import NotFound
+from client.limits import ReadLimits
 from client.overview import display, overview_from_files, write_overview
 from preprocess.spec import ModelSpec, Plane
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files

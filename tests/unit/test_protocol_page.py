@@ -9,8 +9,8 @@ import pytest
 
 from client.crypto.binding import study_binding
 from client.errors import RefusalCode
-from client.ingest.service import ServiceLimits
 from client.ingest.statuses import REFUSAL_CODE_KEY, RETRY_AFTER_KEY
+from client.limits import ServiceLimits
 from client.proto import ingest_pb2
 
 pytestmark = pytest.mark.unit
