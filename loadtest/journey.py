@@ -47,6 +47,7 @@ class WholeWay:
                 settings.tenant,
                 keys.sender_tls(settings.tenant),
                 keys.result_keys(settings.tenant),
+                keys.pseudonym_key(settings.tenant),
             )
         )
         self.segmentation = b""

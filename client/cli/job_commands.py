@@ -144,6 +144,7 @@ def connect(settings: Settings) -> IngestClient:
             tenant=settings.tenant,
             tls=keys.sender_tls(settings.tenant),
             result_keys=keys.result_keys(settings.tenant),
+            pseudonym_key=keys.pseudonym_key(settings.tenant),
         )
     )
 

@@ -1,10 +1,13 @@
 """The folder with every key and certificate of a local installation: made once, then renewed.
 
     ca.pem  ca.key                         signs the certificates below
+    ca.crl.pem                             certificates that were taken back, once there are any
     gateway.pem  gateway.key               the gateway's TLS certificate
     senders/<tenant>.pem  .key             a sender's TLS certificate
+    senders/<tenant>.pseudonym.key         a sender's key for naming patients; it never leaves
     results/<tenant>/<key id>.*.json       a sender's keys: results are encrypted for them
     worker/<key id>.*.json                 the worker's keys: studies are encrypted for them
+    tokens/jwks.json  <key id>.key         signs bearer tokens, once there are any
 
 The gateway needs ca.pem, gateway.* and the public halves in worker/; it can open nothing.
 """
@@ -28,6 +31,7 @@ from client.crypto.certificates import (
     issue_sender,
     make_authority,
     parse_certificate,
+    revoke,
 )
 from client.crypto.keyring import Keyring, load_public_keys
 from client.crypto.privatefiles import (
@@ -36,6 +40,7 @@ from client.crypto.privatefiles import (
     write_private,
     write_public,
 )
+from client.crypto.pseudonyms import PseudonymKey
 from client.errors import ConfigurationError
 
 __all__ = (
@@ -45,6 +50,7 @@ __all__ = (
     "check_tenant",
     "create_key_directory",
     "describe_keys",
+    "revoke_certificate",
 )
 
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -93,6 +99,16 @@ class KeyDirectory:
         return self.root / "ca.pem"
 
     @property
+    def revoked(self) -> Path:
+        """The CA's revocation list; absent until a certificate is revoked."""
+        return self.root / "ca.crl.pem"
+
+    @property
+    def tokens(self) -> Path:
+        """The local token issuer's folder."""
+        return self.root / "tokens"
+
+    @property
     def gateway_tls(self) -> TlsFiles:
         """What the gateway serves with."""
         return TlsFiles(self.authority, self.root / "gateway.pem", self.root / "gateway.key")
@@ -101,6 +117,10 @@ class KeyDirectory:
         """What a sender calls with."""
         folder = self.root / "senders"
         return TlsFiles(self.authority, folder / f"{tenant}.pem", folder / f"{tenant}.key")
+
+    def pseudonym_key(self, tenant: str) -> Path:
+        """What a sender names patients with; see ``PseudonymKey``."""
+        return self.root / "senders" / f"{tenant}.pseudonym.key"
 
     @property
     def worker_keys(self) -> Path:
@@ -152,6 +172,8 @@ def create_key_directory(
     for keyring in (Keyring(keys.worker_keys), Keyring(keys.result_keys(tenant))):
         if not keyring.public_keys():
             keyring.create()
+    if not keys.pseudonym_key(tenant).exists():
+        PseudonymKey.create(keys.pseudonym_key(tenant))
     authority = TlsFiles(keys.authority, keys.authority, directory / "ca.key")
     _ensure(authority, make_authority, _is_current)
     issuer = parse_certificate(keys.authority.read_bytes())
@@ -168,6 +190,26 @@ def create_key_directory(
         lambda c: _is_current(c) and _is_issued_by(c, issuer),
     )
     return describe_keys(directory)
+
+
+def revoke_certificate(directory: Path, serial_number: int) -> Path:
+    """Take a certificate back; running gateways refuse it a second later.
+
+    Args:
+        directory: The folder; its ca.key must be here.
+        serial_number: The certificate's, as ``describe_keys`` shows it in hexadecimal.
+
+    Returns:
+        The revocation list.
+
+    Raises:
+        ConfigurationError: ca.key is not here, or the list is damaged.
+    """
+    keys = KeyDirectory(directory)
+    authority = TlsFiles(keys.authority, keys.authority, directory / "ca.key")
+    earlier = keys.revoked.read_bytes() if keys.revoked.exists() else None
+    write_public(keys.revoked, revoke(_load(authority), serial_number, earlier))
+    return keys.revoked
 
 
 def describe_keys(directory: Path) -> tuple[KeyDescription, ...]:

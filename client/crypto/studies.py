@@ -63,6 +63,9 @@ def seal_study(
     result_key: PublicKey,
     model: str = "",
     priority: Priority = Priority.ROUTINE,
+    patient_pseudonym: str = "",
+    sealed_label: bytes = b"",
+    process_again: bool = False,
 ) -> SealedStudy:
     """Encrypt a bundle for a worker.
 
@@ -75,6 +78,9 @@ def seal_study(
         result_key: The sender's public key, for the result.
         model: Model to use, "" for the worker's routing rules.
         priority: Its place in the queue.
+        patient_pseudonym: Whom it is of, as ``PseudonymKey.pseudonym`` says it; "" for nobody.
+        sealed_label: What to call it on the sender's screen, as ``seal_label`` made it.
+        process_again: Make a new job even if the same content was sent before.
 
     Raises:
         Rejected: BAD_ENVELOPE; the recipient's key is not what its id says.
@@ -91,6 +97,9 @@ def seal_study(
         ciphertext_bytes=ciphertext_length(digest.length),
         recipient_key_id=result_key.key_id,
         recipient_public_keyset=result_key.keyset,
+        patient_pseudonym=patient_pseudonym,
+        sealed_label=sealed_label,
+        process_again=process_again,
     )
     binding = study_binding(header)
     data_key = DataKey.new()
