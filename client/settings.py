@@ -15,6 +15,7 @@ from client.errors import ConfigurationError
 __all__ = ("PREFIX", "Settings", "load_settings", "setting_table")
 
 PREFIX = "HOUNSFIELD_"
+_CHOICES = {"profile": ("cpu", "gpu"), "tokens": ("optional", "required")}
 
 
 def _setting(default: Any, help_text: str, *, minimum: float | None = None) -> Any:
@@ -68,6 +69,25 @@ class Settings:
     max_queued: int = _setting(
         10_000, "Unfinished jobs of all tenants before the gateway answers 'full'.", minimum=1
     )
+    tokens: str = _setting(
+        "optional", "Whether callers need a bearer token besides a certificate: optional, required."
+    )
+    token_issuer: str = _setting(
+        "hounsfield", "`iss` of bearer tokens: an OIDC issuer's https address, or the local issuer."
+    )
+    token_audience: str = _setting("hounsfield", "`aud` of bearer tokens.")
+    token_jwks: str = _setting(
+        "",
+        "Public keys of the token issuer: a JWKS file or https address; empty: ask the OIDC "
+        "issuer, or the local issuer's KEYS/tokens/jwks.json.",
+    )
+    token: str = _setting("", "Bearer token that commands call with; prefer TOKEN_FILE.")
+    token_file: str = _setting(
+        "", "File with the bearer token that commands call with; read anew for each call."
+    )
+    break_glass_reason: str = _setting(
+        "", "Why commands break the glass, 10 to 200 characters; kept in the audit trail."
+    )
     reconcile_s: float = _setting(5.0, "Seconds between two looks for lost work.", minimum=0.1)
 
     def resolved(self) -> Settings:
@@ -81,16 +101,25 @@ class Settings:
             "ledger_url": self.ledger_url or f"sqlite+aiosqlite:///{home / 'ledger.sqlite'}",
             "store_url": self.store_url or (home / "objects").as_uri(),
             "model_repository": str(Path(repository).absolute()),
+            "token_jwks": self.token_jwks or self._local_jwks(home),
         }
         return Settings(**values)
+
+    def _local_jwks(self, home: Path) -> str:
+        if self.token_issuer.startswith("https://"):
+            return ""
+        keys = Path(self.keys or home / "keys").expanduser().absolute()
+        return str(keys / "tokens" / "jwks.json")
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make another process read these same settings."""
         return {f"{PREFIX}{f.name.upper()}": str(getattr(self, f.name)) for f in fields(self)}
 
     def __repr__(self) -> str:
-        """Name every setting, with passwords in URLs masked."""
-        inner = ", ".join(f"{f.name}={_mask(str(getattr(self, f.name)))!r}" for f in fields(self))
+        """Name every setting, with the token and passwords in URLs masked."""
+        shown = {f.name: _mask(str(getattr(self, f.name))) for f in fields(self)}
+        shown["token"] = "***" if self.token else ""
+        inner = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"Settings({inner})"
 
 
@@ -114,10 +143,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
                 f"Unknown setting {name}. Known are: {', '.join(sorted(known))}."
             )
         values[known[name].name] = _parse(name, raw, known[name])
-    if values.get("profile", "cpu") not in ("cpu", "gpu"):
-        raise ConfigurationError(
-            f"{PREFIX}PROFILE: expected cpu or gpu, got {values['profile']!r}."
-        )
+    for name, allowed in _CHOICES.items():
+        if values.get(name, allowed[0]) not in allowed:
+            raise ConfigurationError(
+                f"{PREFIX}{name.upper()}: expected {' or '.join(allowed)}, got {values[name]!r}."
+            )
     return Settings(**values).resolved()
 
 

@@ -27,6 +27,7 @@ __all__ = (
     "issue_sender",
     "make_authority",
     "parse_certificate",
+    "revoke",
     "tenant_of",
 )
 
@@ -71,6 +72,43 @@ def issue_sender(authority: Credential, tenant: str) -> Credential:
     """Make a sender's certificate that names its tenant."""
     names = [x509.UniformResourceIdentifier(f"{TENANT_URN}{tenant}")]
     return _issue(authority, "Hounsfield sender", names, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def revoke(authority: Credential, serial_number: int, earlier: bytes | None) -> bytes:
+    """Return the authority's revocation list with one more certificate on it (RFC 5280, 5), PEM.
+
+    It lasts as long as the authority: it is made anew whenever a certificate is revoked.
+
+    Args:
+        authority: Who signed the certificate.
+        serial_number: The certificate's.
+        earlier: The list until now; None when there was none.
+
+    Raises:
+        ConfigurationError: The earlier list is damaged, or the authority's key is not an EC key.
+    """
+    issuer, signer = parse_certificate(authority.certificate), _signer(authority)
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now)
+        .next_update(issuer.not_valid_after_utc)
+    )
+    listed = {entry.serial_number: entry for entry in _parse_list(earlier)} if earlier else {}
+    if serial_number not in listed:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial_number).revocation_date(now)
+        listed[serial_number] = entry.build()
+    for revoked in listed.values():
+        builder = builder.add_revoked_certificate(revoked)
+    return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _parse_list(pem: bytes) -> x509.CertificateRevocationList:
+    try:
+        return x509.load_pem_x509_crl(pem)
+    except ValueError as error:
+        raise ConfigurationError("Expected a PEM revocation list, got something else.") from error
 
 
 def parse_certificate(pem: bytes) -> x509.Certificate:
@@ -122,9 +160,7 @@ def _issue(
     usage: x509.ObjectIdentifier,
 ) -> Credential:
     issuer = parse_certificate(authority.certificate)
-    signer = serialization.load_pem_private_key(authority.private_key, password=None)
-    if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ConfigurationError("The CA's private key must be an EC key.")
+    signer = _signer(authority)
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     builder = (
@@ -136,6 +172,13 @@ def _issue(
         .add_extension(identifier, critical=False)
     )
     return Credential(_pem(builder.sign(signer, hashes.SHA256())), _key_pem(key))
+
+
+def _signer(authority: Credential) -> ec.EllipticCurvePrivateKey:
+    signer = serialization.load_pem_private_key(authority.private_key, password=None)
+    if not isinstance(signer, ec.EllipticCurvePrivateKey):
+        raise ConfigurationError("The CA's private key must be an EC key.")
+    return signer
 
 
 def _builder(
