@@ -144,6 +144,9 @@ def connect(settings: Settings) -> IngestClient:
             tenant=settings.tenant,
             tls=keys.sender_tls(settings.tenant),
             result_keys=keys.result_keys(settings.tenant),
+            token=settings.token,
+            token_file=Path(settings.token_file) if settings.token_file else None,
+            break_glass_reason=settings.break_glass_reason,
             pseudonym_key=keys.pseudonym_key(settings.tenant),
         )
     )

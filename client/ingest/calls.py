@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.access.principal import REASON_KEY, TOKEN_KEY
 from client.crypto.keydirectory import TlsFiles
 from client.crypto.privatefiles import read_private
 from client.errors import Busy, ConfigurationError, Transient
@@ -47,6 +49,9 @@ class SenderSettings:
         pseudonym_key: Our key for naming patients.
         trusted_worker_keys: Ids of the keys that studies may be encrypted for; empty trusts
             whatever the gateway names, as its certificate vouches for it.
+        token: Bearer token that says who we are, besides the certificate; "" for none.
+        token_file: File with that token, read anew for each call; None for none.
+        break_glass_reason: Why we break the glass; "" when we do not.
         attempts: Tries of one call, or of one upload.
         backoff_s: First pause between tries; it doubles, with jitter.
         max_backoff_s: Longest pause that is not asked for by the gateway.
@@ -61,6 +66,9 @@ class SenderSettings:
     result_keys: Path
     pseudonym_key: Path
     trusted_worker_keys: tuple[str, ...] = ()
+    token: str = field(default="", repr=False)
+    token_file: Path | None = None
+    break_glass_reason: str = ""
     attempts: int = 8
     backoff_s: float = 0.25
     max_backoff_s: float = 10.0
@@ -121,7 +129,9 @@ class GatewayConnection:
         async def once() -> Any:
             with _translated():
                 return await getattr(self._stub, method)(
-                    request, timeout=self._settings.call_timeout_s
+                    request,
+                    timeout=self._settings.call_timeout_s,
+                    metadata=await self._metadata(),
                 )
 
         return await self.tried(once)
@@ -136,7 +146,7 @@ class GatewayConnection:
             request: Its request.
             timeout_s: Longest silence; None allows any.
         """
-        call = getattr(self._stub, method)(request)
+        call = getattr(self._stub, method)(request, metadata=await self._metadata())
         try:
             with _translated():
                 while True:
@@ -150,7 +160,7 @@ class GatewayConnection:
 
     async def upload(self, requests: AsyncIterator[ingest_pb2.SubmitStudyRequest]) -> Any:
         """Send a client stream to SubmitStudy; an error of ``requests`` breaks the call off."""
-        call = self._stub.SubmitStudy()
+        call = self._stub.SubmitStudy(metadata=await self._metadata())
         try:
             with _translated():
                 try:
@@ -166,6 +176,21 @@ class GatewayConnection:
                     return await call
         finally:
             call.cancel()
+
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what says who we are, for one call.
+
+        Raises:
+            ConfigurationError: The token's file cannot be read.
+        """
+        settings = self._settings
+        token = settings.token
+        if settings.token_file is not None:
+            token = (await asyncio.to_thread(read_private, settings.token_file)).decode().strip()
+        shown = [(TOKEN_KEY, f"Bearer {token}")] if token else []
+        if settings.break_glass_reason:
+            shown.append((REASON_KEY, quote(settings.break_glass_reason)))
+        return tuple(shown)
 
     async def tried(self, once: Callable[[], Awaitable[T]]) -> T:
         """Return what ``once`` returns, calling it again while its failure may heal."""

