@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import make_url
+
 from client.process import tied_command
 
-__all__ = ("find_initdb", "postgres_url")
+__all__ = ("find_initdb", "postgres_command", "postgres_url")
 
 _SERVER_USERS = ("postgres", "nobody")
+_SETPRIV = "/usr/bin/setpriv"
 
 
 def find_initdb() -> Path | None:
@@ -38,35 +41,40 @@ def postgres_url() -> Iterator[str | None]:
         yield named
         return
     with tempfile.TemporaryDirectory(prefix="hounsfield-postgres-") as folder:
-        data = Path(folder) / "data"
-        account = _unprivileged_account()
-        if account is not None:
-            os.chown(folder, account, -1)
-        options = ["-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        made = _command(account, str(initdb), "-D", str(data), *options)
-        subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-        port = _free_port()
         # Durability is not what these tests ask of PostgreSQL, so -F.
-        options = [f"-p{port}", f"-k{folder}", "-hlocalhost", "-F", "-cmax_connections=40"]
+        command, url = postgres_command(initdb, Path(folder), "-F")
         server = subprocess.Popen(
-            _command(account, str(initdb.with_name("postgres")), "-D", str(data), *options),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder
         )
         try:
-            _wait_until_ready(initdb.with_name("pg_isready"), port)
-            yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
+            _wait_until_ready(initdb.with_name("pg_isready"), make_url(url).port)
+            yield url
         finally:
             server.send_signal(signal.SIGINT)  # fast shutdown: waits for no client
             server.wait()
+
+
+def postgres_command(initdb: Path, folder: Path, *options: str) -> tuple[Sequence[str], str]:
+    """Make an empty database in ``folder``; return its server's command, and its URL."""
+    data = folder / "data"
+    account = _unprivileged_account()
+    if account is not None:
+        os.chown(folder, account, -1)
+    manner = ["-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    made = _command(account, str(initdb), "-D", str(data), *manner)
+    subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    port = _free_port()
+    options = (f"-p{port}", f"-k{folder}", "-hlocalhost", "-cmax_connections=40", *options)
+    program = str(initdb.with_name("postgres"))
+    command = _command(account, program, "-D", str(data), *options)
+    return command, f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
 
 
 def _command(account: int | None, *argv: str) -> Sequence[str]:
     """Return a command that dies with this process, and runs as another user when one is given."""
     if account is None:
         return tied_command(argv)
-    return ("setpriv", f"--reuid={account}", "--clear-groups", "--pdeathsig=KILL", *argv)
+    return (_SETPRIV, f"--reuid={account}", "--clear-groups", "--pdeathsig=KILL", *argv)
 
 
 def _unprivileged_account() -> int | None:
@@ -87,7 +95,7 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_ready(pg_isready: Path, port: int) -> None:
+def _wait_until_ready(pg_isready: Path, port: int | None) -> None:
     subprocess.run(
         [
             "timeout",
