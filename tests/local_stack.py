@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from client.cli.job_commands import connect
+from client.cli.sending import connect
 from client.ingest.sender import IngestClient
 from client.settings import Settings
 from client.stack import control

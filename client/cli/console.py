@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -88,7 +89,7 @@ class Output:
     def say(self, text: str) -> None:
         """Print one line for people; nothing with JSON."""
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(text, markup=False)
 
     def value(self, value: Any) -> None:
         """Print the answer for programs; nothing without JSON."""
@@ -108,7 +109,7 @@ class Output:
             numeric = isinstance(rows[0][column], int | float)
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
+            table.add_row(*(escape(str(value)) for value in row.values()))
         self.console.print(table)
 
 
@@ -151,6 +152,6 @@ def report_error(error: ClientError, as_json: bool) -> ExitCode:
         sys.stderr.write(json.dumps({"error": body}) + "\n")
     else:
         Console(stderr=True, highlight=False).print(
-            f"[bold red]{type(error).__name__}[/]: {error}", soft_wrap=True
+            f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True
         )
     return code

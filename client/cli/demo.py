@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from client.cli.console import Output, run_async
-from client.cli.job_commands import connect, find_files, follow, save_result, send
+from client.cli.sending import connect, find_files, follow, save_result, send
 from client.errors import ConfigurationError, RefusalCode, Rejected
 from client.jobs import JobState
 from client.settings import Settings

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.cli import demo, doctor, job_commands, key_commands, stack_commands
+from client.cli import demo, doctor, job_commands, key_commands, patient_commands, stack_commands
 from client.cli.console import report_error
 from client.errors import ClientError
 from client.version import SOFTWARE_VERSION
@@ -41,10 +41,11 @@ app.command()(stack_commands.up)
 app.command()(stack_commands.status)
 app.command()(stack_commands.down)
 app.command()(job_commands.submit)
-app.command()(job_commands.jobs)
+app.add_typer(job_commands.app, name="jobs")
 app.command()(job_commands.show)
 app.command()(job_commands.fetch)
 app.command()(job_commands.cancel)
+app.command()(patient_commands.erase)
 app.add_typer(key_commands.app, name="keys")
 app.command()(doctor.doctor)
 
