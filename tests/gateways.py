@@ -22,7 +22,8 @@ from client.jobs import Job
 from client.limits import BundleLimits, ServiceLimits
 from client.proto import ingest_pb2
 from client.storage.ledger import Ledger
-from client.storage.objects import LocalObjectStore, ObjectStore, result_key
+from client.storage.localobjects import LocalObjectStore
+from client.storage.objects import ObjectStore, result_key
 from client.storage.records import JobResult
 
 __all__ = ("TENANT", "GatewayUnderTest", "running_gateway")

@@ -19,8 +19,8 @@ from client.jobqueue.streams import StreamsQueue
 from client.limits import ServiceLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
-from client.storage.objects import open_store
 from client.storage.reconcile import Reconciler, ReconcilerSettings
+from client.storage.stores import open_store
 
 __all__ = ("main", "run_gateway")
 

@@ -22,7 +22,7 @@ from client.jobqueue.streams import StreamsQueue
 from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
-from client.storage.objects import open_store
+from client.storage.stores import open_store
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
 from client.worker.isolation import Isolation, preload
 from client.worker.loop import WorkerLoop, WorkerSettings

@@ -17,9 +17,10 @@ from client.jobqueue.memory import MemoryQueue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job, JobState, Priority
 from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, open_store, result_key, study_key
+from client.storage.objects import ObjectStore, result_key, study_key
 from client.storage.reconcile import Reconciler, ReconcilerSettings
 from client.storage.records import JobResult, NewJob
+from client.storage.stores import open_store
 
 pytestmark = pytest.mark.contract
 

@@ -15,8 +15,9 @@ from client.errors import LeaseLost, RefusalCode, Rejected, Transient
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job, JobState, Priority
 from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, StoredObject, open_store, result_key
+from client.storage.objects import ObjectStore, StoredObject, result_key
 from client.storage.records import JobResult, NewJob
+from client.storage.stores import open_store
 from client.worker.loop import WorkerLoop, WorkerSettings
 from client.worker.progress import Progress
 

@@ -21,8 +21,9 @@ from client.ingest.bundle import read_bundle, study_bundle
 from client.jobs import Job, JobState, Priority
 from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.proto.ingest_pb2 import ResultHeader
-from client.storage.objects import ObjectStore, open_store, study_key
+from client.storage.objects import ObjectStore, study_key
 from client.storage.records import JobResult
+from client.storage.stores import open_store
 from client.triton.fake import FakeSegmenter
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress
