@@ -66,7 +66,7 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     expected = f"{count} finite numbers" if count > 1 else "a finite number"
     try:
         result = tuple(float(part) for part in parts)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise invalid(keyword, expected) from error
     if len(result) != count or not all(map(math.isfinite, result)):
         raise invalid(keyword, expected)

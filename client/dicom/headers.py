@@ -90,8 +90,6 @@ PIXEL_KEYWORDS = (
     "PixelData",
     "FloatPixelData",
     "DoubleFloatPixelData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
     "SamplesPerPixel",
     "BitsAllocated",
     "BitsStored",
@@ -112,7 +110,8 @@ PIXEL_KEYWORDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-"""What is read to place, decode and scale the pixels, and then dropped."""
+"""What is read to place, decode and scale the pixels, and then dropped. Extended offset tables stay
+unread: with them each frame is one fragment (PS3.5 A.4), so they say nothing new, but may lie."""
 
 ALL_TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in (*HEADER_KEYWORDS, *PIXEL_KEYWORDS)]
 """The parser skips every other attribute, private ones among them."""

@@ -1,11 +1,12 @@
 """Turns the bytes of one untrusted file into an instance with only the attributes we use.
 
-bytes ──limits──▶ file meta ──inflate if deflated──▶ listed attributes ──▶ Instance
+bytes ──limits──▶ file meta ──inflate if deflated──▶ structure ──▶ listed attributes ──▶ Instance
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,16 +19,39 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from client.dicom.attributes import text, value
+from client.dicom.attributes import invalid, text, value
 from client.dicom.headers import ALL_TAGS
+from client.dicom.structure import Encoding, check_structure
 from client.errors import RefusalCode, Rejected
 from client.limits import ReadLimits
 
-__all__ = ("Instance", "parse_instance")
+__all__ = ("Inflation", "Instance", "parse_instance")
 
 MEDIA_DIRECTORY_UID = "1.2.840.10008.1.3.10"
+_UID = re.compile(r"[0-9.]*")
+
+
+class Inflation:
+    """How much the deflated files of one study may grow, all of them together."""
+
+    def __init__(self, limits: ReadLimits) -> None:
+        self._factor = limits.max_expansion
+        self._left = limits.free_expansion_bytes
+
+    def room(self, deflated_bytes: int) -> int:
+        """Bytes that one more file may inflate to."""
+        return self._left + self._factor * deflated_bytes
+
+    def take(self, deflated_bytes: int, inflated_bytes: int) -> None:
+        """Count a file that was inflated."""
+        self._left += self._factor * deflated_bytes - inflated_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +86,20 @@ class Instance:
         """Transfer Syntax UID of the pixel data."""
         return str(self.dataset.file_meta.TransferSyntaxUID)
 
+    @property
+    def encoded_bytes(self) -> int:
+        """Length of the pixel data as it came, 0 without any."""
+        found = value(self.dataset, "PixelData")
+        return len(found) if isinstance(found, bytes) else 0
 
-def parse_instance(data: bytes, limits: ReadLimits) -> Instance:
+
+def parse_instance(data: bytes, limits: ReadLimits, inflation: Inflation) -> Instance:
     """Parses one file.
+
+    Args:
+        data: The file.
+        limits: What it may hold.
+        inflation: What the study's deflated files may still grow.
 
     Raises:
         Rejected: ``TOO_LARGE``; ``NOT_DICOM``: not Part 10, no transfer syntax, or the structure
@@ -73,7 +108,7 @@ def parse_instance(data: bytes, limits: ReadLimits) -> Instance:
     if len(data) > limits.max_file_bytes:
         raise _too_large(limits)
     try:
-        content = _content(data, limits)
+        content = _content(data, limits, inflation)
         dataset, cut_short = _parse(content)
     except Rejected:
         raise
@@ -83,9 +118,9 @@ def parse_instance(data: bytes, limits: ReadLimits) -> Instance:
     return Instance(
         dataset=dataset,
         digest=hashlib.blake2b(data, digest_size=32).digest(),
-        series_uid=text(dataset, "SeriesInstanceUID"),
-        sop_class_uid=text(dataset, "SOPClassUID") or meta_class,
-        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        series_uid=_uid(dataset, "SeriesInstanceUID", limits),
+        sop_class_uid=_uid(dataset, "SOPClassUID", limits) or meta_class,
+        sop_instance_uid=_uid(dataset, "SOPInstanceUID", limits),
         has_pixels=cut_short
         or any(
             value(dataset, keyword) is not None
@@ -95,7 +130,14 @@ def parse_instance(data: bytes, limits: ReadLimits) -> Instance:
     )
 
 
-def _content(data: bytes, limits: ReadLimits) -> bytes:
+def _uid(dataset: Dataset, keyword: str, limits: ReadLimits) -> str:
+    found = text(dataset, keyword)
+    if len(found) > limits.max_uid_chars or not _UID.fullmatch(found):
+        raise invalid(keyword, f"a UID of at most {limits.max_uid_chars} digits and full stops")
+    return found
+
+
+def _content(data: bytes, limits: ReadLimits, inflation: Inflation) -> bytes:
     """The file itself, or, where it is deflated, the same file inflated."""
     if len(data) < 132 or data[128:132] != b"DICM":
         raise _not_dicom("it has no preamble with the DICM mark")
@@ -106,13 +148,23 @@ def _content(data: bytes, limits: ReadLimits) -> bytes:
     if not syntax:
         raise _not_dicom("its file meta information has no Transfer Syntax UID (0002,0010)")
     if syntax != DeflatedExplicitVRLittleEndian:
+        check_structure(data, stream.tell(), _encoding(syntax), limits)
         return data
     inflated = DicomBytesIO()
     inflated.write(data[:132])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     write_file_meta_info(inflated, meta, enforce_standard=False)
-    inflated.write(_inflate(data[stream.tell() :], limits))
-    return inflated.getvalue()
+    start = inflated.tell()
+    inflated.write(_inflate(data[stream.tell() :], limits, inflation))
+    content = inflated.getvalue()
+    check_structure(content, start, _encoding(ExplicitVRLittleEndian), limits)
+    return content
+
+
+def _encoding(syntax: str) -> Encoding:
+    return Encoding(
+        implicit=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian
+    )
 
 
 def _parse(content: bytes) -> tuple[Dataset, bool]:
@@ -147,12 +199,22 @@ def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return tag.group != 2
 
 
-def _inflate(data: bytes, limits: ReadLimits) -> bytes:
-    """Deflated Explicit VR Little Endian (PS3.5 A.5), never more than the limit."""
+def _inflate(data: bytes, limits: ReadLimits, inflation: Inflation) -> bytes:
+    """Deflated Explicit VR Little Endian (PS3.5 A.5), never more than the limits."""
+    room = inflation.room(len(data))
+    largest = min(limits.max_file_bytes, room)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(data, limits.max_file_bytes)
-    if inflater.unconsumed_tail:
+    content = inflater.decompress(data, largest + 1)
+    if len(content) > limits.max_file_bytes:
         raise _too_large(limits)
+    if len(content) > room:
+        raise Rejected(
+            RefusalCode.TOO_LARGE,
+            f"Deflated files were expected to grow at most {limits.max_expansion} times (and "
+            f"{limits.free_expansion_bytes} bytes), and these grow more; send them without "
+            "deflation (Explicit VR Little Endian).",
+        )
+    inflation.take(len(data), len(content))
     if not inflater.eof:
         raise _not_dicom("its deflated data set is cut short")
     return content

@@ -15,11 +15,11 @@ from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     UID,
     JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
+    RLELossless,
 )
 
 from client.dicom.attributes import integer, invalid, number, text, value
+from client.dicom.codestreams import FrameSize, jpeg2000_size, jpeg_size, rle_capacity_bytes
 from client.dicom.parsing import Instance
 from client.errors import RefusalCode, Rejected
 from client.limits import ReadLimits
@@ -29,11 +29,14 @@ __all__ = ("PixelLayout", "check_pixels", "decode_pixels")
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 END_OF_CODESTREAM = b"\xff\xd9"
 """JPEG and JPEG-LS End of Image, JPEG 2000 End of Codestream: the same two bytes."""
-MARKED_SYNTAXES = {*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes} | {
-    "1.2.840.10008.1.2.4.201",
-    "1.2.840.10008.1.2.4.202",
-    "1.2.840.10008.1.2.4.203",
-}
+JPEG2000_SYNTAXES = frozenset(
+    {
+        *JPEG2000TransferSyntaxes,
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.4.202",
+        "1.2.840.10008.1.2.4.203",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -175,11 +178,28 @@ def _check_codestreams(instance: Instance, layout: PixelLayout) -> None:
         raise _truncated(f"{layout.frames} encapsulated frames", "fewer or damaged ones") from error
     if len(frames) < layout.frames:
         raise _truncated(f"{layout.frames} encapsulated frames", f"{len(frames)}")
-    if instance.transfer_syntax not in MARKED_SYNTAXES:
+    if len(frames) > layout.frames:
+        raise invalid("NumberOfFrames", "as many frames as the pixel data holds")
+    for place, frame in enumerate(frames, start=1):
+        _check_codestream(frame, place, instance.transfer_syntax, layout)
+
+
+def _check_codestream(frame: bytes, place: int, syntax: str, layout: PixelLayout) -> None:
+    """Decoders give memory to what a codestream says of itself: it must be what the header says."""
+    if syntax == RLELossless:
+        if rle_capacity_bytes(frame) < layout.decoded_bytes // layout.frames:
+            raise _truncated("a whole run-length encoded image", f"too few bytes in frame {place}")
         return
-    for index, frame in enumerate(frames):
-        if not frame.rstrip(b"\x00\xff").endswith(END_OF_CODESTREAM):
-            raise _truncated("the end mark of every codestream", f"none in frame {index + 1}")
+    if not frame.rstrip(b"\x00\xff").endswith(END_OF_CODESTREAM):
+        raise _truncated("the end mark of every codestream", f"none in frame {place}")
+    size = jpeg2000_size(frame) if syntax in JPEG2000_SYNTAXES else jpeg_size(frame)
+    if size != FrameSize(layout.rows, layout.columns, 1):
+        raise Rejected(
+            RefusalCode.UNDECODABLE,
+            f"A codestream of {layout.rows} x {layout.columns} grey pixels was expected in frame "
+            f"{place}, as the header says, but it states another size or none; send the instance "
+            "uncompressed (Explicit VR Little Endian).",
+        )
 
 
 def _truncated(expected: str, came: str) -> Rejected:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.dicom.attributes import invalid, items, text
 from client.dicom.frames import ENHANCED_SOP_CLASSES, Frame, read_frames
 from client.dicom.headers import header_of
-from client.dicom.parsing import Instance, parse_instance
+from client.dicom.parsing import Inflation, Instance, parse_instance
 from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
 from client.dicom.quiet import quiet
 from client.dicom.rescaling import CommonScale, apply_lut, replace_padding, to_common_scale
@@ -50,7 +50,7 @@ def read_study(
     with quiet():
         groups, refusals = _parse_all(files, limits)
         series: list[Series] = []
-        room = limits.max_pixel_bytes
+        room = _pixel_room(groups.values(), limits)
         for (uid, _), instances in sorted(groups.items()):
             try:
                 one = _read_series(uid, instances, limits, room, modalities)
@@ -69,6 +69,7 @@ def _parse_all(
     """Groups instances by series and SOP class; unreadable files are counted by reason."""
     groups: dict[tuple[str, str], list[Instance]] = {}
     unreadable: dict[tuple[RefusalCode, str], int] = {}
+    inflation = Inflation(limits)
     count = 0
     for _, data in files:
         count += 1
@@ -79,19 +80,32 @@ def _parse_all(
                 "the series one by one.",
             )
         try:
-            instance = parse_instance(data, limits)
+            instance = parse_instance(data, limits, inflation)
         except Rejected as refusal:
             key = (refusal.code, refusal.reason)
             unreadable[key] = unreadable.get(key, 0) + 1
         else:
             group = (instance.series_uid, instance.sop_class_uid)
             groups.setdefault(group, []).append(instance)
+            if len(groups) > limits.max_series:
+                raise Rejected(
+                    RefusalCode.TOO_LARGE,
+                    f"At most {limits.max_series} series per study were expected, and more came; "
+                    "send them in several studies.",
+                )
     if count == 0:
         raise Rejected(
             RefusalCode.NO_IMAGES, "At least one DICOM file was expected, and none came."
         )
     refusals = [SeriesRefusal("", code, why, n) for (code, why), n in unreadable.items()]
     return groups, refusals
+
+
+def _pixel_room(groups: Iterable[Sequence[Instance]], limits: ReadLimits) -> int:
+    """Bytes that all pixels of a study may decode to, by the bytes that came for them."""
+    encoded = sum(instance.encoded_bytes for group in groups for instance in group)
+    grown = limits.free_expansion_bytes + limits.max_expansion * encoded
+    return min(limits.max_pixel_bytes, grown)
 
 
 def _read_series(
@@ -212,8 +226,9 @@ def _check_common(
         raise Rejected(
             RefusalCode.TOO_LARGE,
             f"At most {limits.max_frames} slices per series and {limits.max_pixel_bytes} bytes of "
-            f"decoded pixels per study were expected, but this series has {frames} slices and "
-            f"{pixel_bytes} bytes; send it alone or raise the limit.",
+            f"decoded pixels per study ({limits.max_expansion} times the compressed bytes) were "
+            f"expected, but this series has {frames} slices and {pixel_bytes} bytes; send it alone "
+            "or raise the limit.",
         )
 
 

@@ -350,7 +350,7 @@ def test_deep_nesting_does_not_overflow_the_stack() -> None:
     sequence = b"\x00\x52\x29\x92SQ\x00\x00\xff\xff\xff\xff"
     files = classic_files(RECIPE)
     nested = files[0][1] + (sequence + item) * 5000
-    assert refused([("deep", nested)]).code == "NOT_DICOM"
+    assert refused([("deep", nested)]).code == "TOO_LARGE"
 
 
 @pytest.mark.parametrize(
