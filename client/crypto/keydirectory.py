@@ -7,9 +7,10 @@
     senders/<tenant>.pseudonym.key         a sender's key for naming patients; it never leaves
     results/<tenant>/<key id>.*.json       a sender's keys: results are encrypted for them
     worker/<key id>.*.json                 the worker's keys: studies are encrypted for them
+    kek/<key id>.kek.json                  what wraps the vault's keys, without a cloud's service
     tokens/jwks.json  <key id>.key         signs bearer tokens, once there are any
 
-The gateway needs ca.pem, gateway.* and the public halves in worker/; it can open nothing.
+The gateway needs ca.pem, gateway.*, kek/ and the public halves in worker/; it can open nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from client.crypto.certificates import (
     revoke,
 )
 from client.crypto.keyring import Keyring, load_public_keys
+from client.crypto.kms import LocalKeyManager
 from client.crypto.privatefiles import (
     make_private_directory,
     read_private,
@@ -71,12 +73,12 @@ class KeyDescription:
     """One key or certificate, for people.
 
     Attributes:
-        kind: "ca", "gateway", "sender", "result" or "worker".
+        kind: "ca", "gateway", "sender", "result", "worker" or "kek".
         owner: The tenant, "" where there is none.
         id: Key id, or the certificate's serial number in hexadecimal.
         created_at: Start of validity.
         expires_at: End of validity, None when it has none.
-        path: Its public half.
+        path: Its public half, where it has one.
     """
 
     kind: str
@@ -127,6 +129,11 @@ class KeyDirectory:
         """The worker's keyring; the gateway reads its public halves."""
         return self.root / "worker"
 
+    @property
+    def kek(self) -> Path:
+        """The key-encrypting keys; the gateway and the worker both use them."""
+        return self.root / "kek"
+
     def result_keys(self, tenant: str) -> Path:
         """A sender's keyring."""
         return self.root / "results" / tenant
@@ -172,6 +179,8 @@ def create_key_directory(
     for keyring in (Keyring(keys.worker_keys), Keyring(keys.result_keys(tenant))):
         if not keyring.public_keys():
             keyring.create()
+    if not LocalKeyManager(keys.kek).keys():
+        LocalKeyManager(keys.kek).create()
     if not keys.pseudonym_key(tenant).exists():
         PseudonymKey.create(keys.pseudonym_key(tenant))
     authority = TlsFiles(keys.authority, keys.authority, directory / "ca.key")
@@ -228,6 +237,8 @@ def describe_keys(directory: Path) -> tuple[KeyDescription, ...]:
         for key in load_public_keys(folder):
             path = folder / f"{key.key_id}.public.json"
             found.append(KeyDescription(kind, owner, key.key_id, key.created_at, None, path))
+    wrapping = LocalKeyManager(keys.kek).keys()
+    found += [KeyDescription("kek", "", k.key_id, k.created_at, None, k.path) for k in wrapping]
     return tuple(found)
 
 

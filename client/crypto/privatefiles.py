@@ -8,7 +8,13 @@ from pathlib import Path
 
 from client.errors import ConfigurationError
 
-__all__ = ("make_private_directory", "read_private", "write_private", "write_public")
+__all__ = (
+    "destroy_private",
+    "make_private_directory",
+    "read_private",
+    "write_private",
+    "write_public",
+)
 
 
 def make_private_directory(path: Path) -> Path:
@@ -38,7 +44,28 @@ def _write(path: Path, content: bytes, mode: int) -> None:
         os.fchmod(handle.fileno(), mode)
         os.fsync(handle.fileno())
     fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_directory(path.parent)
+
+
+def destroy_private(path: Path) -> None:
+    """Overwrite a secret with zeros and delete it, on disk before this returns.
+
+    The zeros reach the old blocks only on storage that writes in place; flash and copy-on-write
+    file systems keep them until they are reused.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    with path.open("r+b") as handle:
+        handle.write(bytes(os.fstat(handle.fileno()).st_size))
+        handle.flush()
+        os.fsync(handle.fileno())
+    path.unlink()
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

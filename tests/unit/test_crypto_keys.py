@@ -84,6 +84,7 @@ def test_a_key_directory_is_made_once_and_grows_by_tenants(tmp_path: Path) -> No
         ("sender", "radiology"),
         ("worker", ""),
         ("result", "radiology"),
+        ("kek", ""),
     ]
     assert create_key_directory(root, "radiology") == first
     second = create_key_directory(root, "cardiology")

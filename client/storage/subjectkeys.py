@@ -1,0 +1,234 @@
+"""The table of wrapped subject keys, in a database apart from the ledger.
+
+One living key for each tenant and subject; an erased one keeps its row, without the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    and_,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from client.errors import ConfigurationError, Transient
+from client.storage.database import open_database, prepare_schema, reading, translated
+from client.storage.schema import UtcDateTime
+
+__all__ = ("SubjectKey", "SubjectKeyTable")
+
+T = TypeVar("T")
+_NAME = "vault"
+_SCHEMA_VERSION = 1
+_CHECKPOINT_TRIES = 50
+_CHECKPOINT_PAUSE_S = 0.1
+
+_metadata = MetaData()
+
+_keys = Table(
+    "subject_keys",
+    _metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(63), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("wrapped_key", LargeBinary, nullable=True),
+    Column("kek_id", String(512), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("erased_at", UtcDateTime, nullable=True),
+    Index("subject_keys_by_kek", "kek_id", "id"),
+)
+_LIVING = _keys.c.erased_at.is_(None)
+Index(
+    "one_living_key_for_each_subject",
+    _keys.c.tenant,
+    _keys.c.subject,
+    unique=True,
+    sqlite_where=_LIVING,
+    postgresql_where=_LIVING,
+)
+_version = Table("vault_schema", _metadata, Column("version", Integer, nullable=False))
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectKey:
+    """One row; ``wrapped`` is None once the key is destroyed."""
+
+    id: str
+    tenant: str
+    subject: str
+    wrapped: bytes | None
+    kek_id: str
+
+
+class SubjectKeyTable:
+    """Connections to the vault's database.
+
+    Args:
+        url: SQLAlchemy URL, SQLite (aiosqlite) or PostgreSQL (psycopg).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_database(url)
+        self._reader = reading(self._engine)
+
+    async def open(self) -> None:
+        """Connect, and create the tables that are missing.
+
+        Raises:
+            ConfigurationError: They were made by another version of this software.
+        """
+        try:
+            with translated(_NAME):
+                await _to_its_end(prepare_schema(self._engine, _prepare))
+        except BaseException:
+            await self._engine.dispose()
+            raise
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    async def living(self, tenant: str, subject: str) -> str | None:
+        """Return the id of a subject's key, None when it has none."""
+        where = and_(_keys.c.tenant == tenant, _keys.c.subject == subject, _LIVING)
+        rows = await self._fetch(select(_keys.c.id).where(where))
+        return rows[0].id if rows else None
+
+    async def insert(self, key: SubjectKey, at: datetime) -> bool:
+        """Enter a new key; return False when the subject has a living one already."""
+        values = {
+            "id": key.id,
+            "tenant": key.tenant,
+            "subject": key.subject,
+            "wrapped_key": key.wrapped,
+            "kek_id": key.kek_id,
+            "created_at": at,
+        }
+
+        async def work() -> None:
+            async with self._writing() as connection:
+                await connection.execute(_keys.insert().values(values))
+
+        try:
+            await _to_its_end(work())
+        except IntegrityError:
+            return False
+        return True
+
+    async def find(self, ids: Collection[str]) -> dict[str, SubjectKey]:
+        """Return the rows of these ids; ids that do not exist are left out."""
+        rows = await self._fetch(select(_keys).where(_keys.c.id.in_(ids)))
+        return {row.id: _to_key(row) for row in rows}
+
+    async def erase(self, tenant: str, subject: str, at: datetime) -> tuple[str, ...]:
+        """Remove a subject's wrapped keys from the database; return the ids they had."""
+        where = and_(_keys.c.tenant == tenant, _keys.c.subject == subject, _LIVING)
+        change = update(_keys).where(where).values(wrapped_key=None, erased_at=at)
+
+        async def work() -> tuple[str, ...]:
+            async with self._writing() as connection:
+                erased = await connection.execute(change.returning(_keys.c.id))
+                ids = tuple(erased.scalars().all())
+            await self._empty_log()
+            return ids
+
+        return await _to_its_end(work())
+
+    async def _empty_log(self) -> None:
+        """Carry SQLite's write-ahead log, if there is one, into the file: it holds the old row."""
+        if self._engine.dialect.name != "sqlite":
+            return
+        for _ in range(_CHECKPOINT_TRIES):
+            with translated(_NAME):
+                async with self._engine.connect() as connection:
+                    raw: Any = (await connection.get_raw_connection()).driver_connection
+                    cursor = await raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    busy = (await cursor.fetchone())[0]
+                    await cursor.close()
+            if not busy:
+                return
+            await asyncio.sleep(_CHECKPOINT_PAUSE_S)
+        raise Transient("The vault is read without a pause; erase again.")
+
+    async def wrapped_otherwise(self, kek_id: str, limit: int) -> tuple[SubjectKey, ...]:
+        """Return living keys that another key-encrypting key than this one wraps."""
+        query = select(_keys).where(and_(_keys.c.kek_id != kek_id, _LIVING))
+        rows = await self._fetch(query.order_by(_keys.c.id).limit(limit))
+        return tuple(map(_to_key, rows))
+
+    async def replace(self, old: SubjectKey, kek_id: str, wrapped: bytes) -> bool:
+        """Exchange what a key is wrapped in; return False when it changed in the meantime."""
+        where = and_(_keys.c.id == old.id, _keys.c.kek_id == old.kek_id, _LIVING)
+        change = update(_keys).where(where).values(kek_id=kek_id, wrapped_key=wrapped)
+
+        async def work() -> bool:
+            async with self._writing() as connection:
+                return bool((await connection.execute(change)).rowcount)
+
+        return await _to_its_end(work())
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many living keys each key-encrypting key wraps."""
+        query = select(_keys.c.kek_id, func.count().label("number")).where(_LIVING)
+        rows = await self._fetch(query.group_by(_keys.c.kek_id))
+        return {row.kek_id: row.number for row in rows}
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life."""
+        await self._fetch(select(text("1")))
+
+    async def _fetch(self, query: Select[Any]) -> list[Row[Any]]:
+        async def work() -> list[Row[Any]]:
+            with translated(_NAME):
+                async with self._reader.connect() as connection:
+                    return list((await connection.execute(query)).all())
+
+        return await _to_its_end(work())
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+        with translated(_NAME):
+            async with self._engine.begin() as connection:
+                yield connection
+
+
+def _prepare(connection: Connection) -> None:
+    _metadata.create_all(connection)
+    found = connection.execute(select(_version.c.version)).scalars().all()
+    if not found:
+        connection.execute(_version.insert().values(version=_SCHEMA_VERSION))
+    elif found != [_SCHEMA_VERSION]:
+        raise ConfigurationError(
+            f"Expected a vault of version {_SCHEMA_VERSION}, got {found}: use the software that "
+            "made it, or a newer one."
+        )
+
+
+def _to_key(row: Row[Any]) -> SubjectKey:
+    return SubjectKey(row.id, row.tenant, row.subject, row.wrapped_key, row.kek_id)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run a transaction so that cancelling the caller does not stop it half-way."""
+    return await asyncio.shield(asyncio.ensure_future(work))
