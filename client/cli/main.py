@@ -9,6 +9,7 @@ import typer
 
 from client.cli import demo, doctor, job_commands, key_commands, patient_commands, stack_commands
 from client.cli.console import report_error
+from client.discretion import forbid_core_dumps
 from client.errors import ClientError
 from client.version import SOFTWARE_VERSION
 
@@ -52,6 +53,7 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Run the command line; our own errors become one readable line and an exit code."""
+    forbid_core_dumps()
     try:
         app()
     except ClientError as error:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
 from pathlib import Path
 
+from client.access.identity import AccessSettings
 from client.crypto.keydirectory import KeyDirectory
+from client.discretion import be_discreet
 from client.ingest.gateway import GatewaySettings, serve
 from client.jobqueue.streams import StreamsQueue
 from client.limits import ServiceLimits
@@ -57,6 +58,14 @@ def _gateway_settings(settings: Settings, keys: KeyDirectory) -> GatewaySettings
     return GatewaySettings(
         listen=settings.gateway,
         tls=keys.gateway_tls,
+        access=AccessSettings(
+            authority=keys.authority,
+            revoked=keys.revoked,
+            token_issuer=settings.token_issuer,
+            token_audience=settings.token_audience,
+            token_jwks=settings.token_jwks,
+            tokens_required=settings.tokens == "required",
+        ),
         worker_keys=keys.worker_keys,
         limits=ServiceLimits(
             max_study_bytes=settings.max_study_mib * _MIB,
@@ -78,7 +87,7 @@ async def _serve() -> None:
 
 def main() -> None:
     """Run until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    be_discreet()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve())
 

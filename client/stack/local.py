@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import sys
 from pathlib import Path
 
 from client.crypto.keydirectory import create_key_directory
+from client.discretion import be_discreet
 from client.errors import ClientError
 from client.process import die_with_parent
 from client.settings import Settings, load_settings
@@ -65,7 +65,7 @@ def main() -> int:
     parser.add_argument("--with-parent", action="store_true")
     if parser.parse_args().with_parent:
         die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    be_discreet()
     try:
         run_local_stack(load_settings())
     except ClientError as error:

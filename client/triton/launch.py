@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from client.discretion import forbid_core_dumps
 from client.errors import ConfigurationError
 from client.process import die_with_parent
 from client.triton.installation import (
@@ -28,6 +29,7 @@ EX_CONFIG = 78
 def main(argv: list[str]) -> None:
     """Prepares and execs; exits with status 78 (EX_CONFIG) if it cannot."""
     die_with_parent()
+    forbid_core_dumps()
     try:
         link_stub(find_installation())
     except ConfigurationError as error:

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from client.discretion import forbid_core_dumps
 from client.errors import ConfigurationError
 from client.triton.embedded import EmbeddedTriton
 from client.triton.installation import find_installation
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the reason is on standard error.
     """
     options = _options(argv)
+    forbid_core_dumps()
     try:
         find_installation()
     except ConfigurationError as error:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import resource
 import time
-import traceback
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+from client.discretion import forbid_core_dumps, place_of
 from client.errors import ClientError, RefusalCode, Rejected
 from client.process import die_with_parent
 
@@ -118,7 +118,8 @@ def _reap(child: Any, connection: Connection) -> None:
 def _serve(connection: Connection, memory_bytes: int) -> None:
     die_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_core_dumps()
+    _say_nothing()
     function, args, kwargs = connection.recv()
     try:
         answer = ("value", function(*args, **kwargs))
@@ -131,12 +132,18 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
     connection.send(answer)
 
 
+def _say_nothing() -> None:
+    """Close the mouth of every library: decoders write to standard error what they stumble over."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
 def _crash(error: Exception) -> Rejected:
     """Say where the function broke, but not the exception's text: it may quote patient data."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
     return Rejected(
         RefusalCode.DECODER_CRASHED,
-        f"Reading this study broke with {type(error).__name__} at "
-        f"{Path(frame.filename).name}:{frame.lineno}; the data is probably damaged. Please report "
-        "this place to the developers.",
+        f"Reading this study broke with {place_of(error)}; the data is probably damaged. Please "
+        "report this place to the developers.",
     )

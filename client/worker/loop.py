@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
+from client.discretion import place_of
 from client.errors import ClientError, LeaseLost, NotFound, Rejected, Transient
 from client.faultpoints import Step, reach
 from client.jobqueue.base import PRIORITY_ORDER, JobQueue, QueueEntry
@@ -112,7 +111,7 @@ class WorkerLoop:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.error("a job could not be settled: %s", _place_of(error))
+            _LOG.error("a job could not be settled: %s", place_of(error))
 
     async def _drain(self) -> None:
         if self._tasks:
@@ -214,7 +213,7 @@ class WorkerLoop:
         except Transient as error:
             outcome = await self._retry(job, str(error))
         except Exception as error:
-            outcome = await self._retry(job, f"Internal error: {_place_of(error)}.")
+            outcome = await self._retry(job, f"Internal error: {place_of(error)}.")
         spent = " ".join(f"{stage}_s={seconds}" for stage, seconds in progress.timings_s.items())
         _LOG.info("job=%s attempt=%d %s %s", job.id, job.attempt, outcome, spent)
 
@@ -224,10 +223,3 @@ class WorkerLoop:
             delay_s = _RETRY_DELAY_S * 2.0 ** (job.attempt - 1)
             return f"retried state={(await self._ledger.retry(job, reason, delay_s)).state}"
         return "lost"
-
-
-def _place_of(error: BaseException) -> str:
-    """Say what broke and where, without the text, which may quote patient data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from client.crypto.keydirectory import KeyDirectory
 from client.crypto.keyring import Keyring
+from client.discretion import be_discreet
 from client.errors import ConfigurationError
 from client.jobqueue.streams import StreamsQueue
 from client.limits import BundleLimits, ReadLimits, StudyLimits
@@ -107,6 +107,6 @@ def main() -> None:
     ready_file: Path | None = parser.parse_args().ready_file
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    be_discreet()
     preload(["client.worker.forerunner"])
     asyncio.run(_serve(ready_file.touch if ready_file else lambda: None))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -42,6 +44,22 @@ async def test_a_foreign_error_shows_its_place_but_not_its_text(isolation: Isola
     assert caught.value.code is RefusalCode.DECODER_CRASHED
     assert "ValueError at isolated_functions.py" in caught.value.reason
     assert "Doe" not in str(caught.value)
+
+
+def test_nothing_a_decoder_says_reaches_the_workers_log() -> None:
+    program = f"""if True:
+        import asyncio
+        from client.errors import Rejected
+        from client.worker.isolation import Isolation
+        from tests.integration.isolated_functions import babble
+        try:
+            asyncio.run(Isolation(20.0, {4 * GIB}).run(babble, "Doe^Jane"))
+        except Rejected as error:
+            print(error.code)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.stdout.decode().strip() == "DECODER_CRASHED"
+    assert done.stderr == b""
 
 
 async def test_a_crash_is_a_coded_refusal_and_others_go_on(isolation: Isolation) -> None:

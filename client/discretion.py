@@ -1,0 +1,110 @@
+"""What our processes say about themselves: what broke and where, never with which values.
+
+    exception ──▶ types and places       library's log record ──▶ its place
+    our own log record ──▶ as it is      crash ──▶ no core dump
+
+An exception's text may quote what it stumbled over, and a core dump holds every study in memory.
+Our own messages are written without values; everyone else's are not taken on trust.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import resource
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+__all__ = ("be_discreet", "forbid_core_dumps", "path_of", "place_of")
+
+_LOG = logging.getLogger(__name__)
+_OURS = frozenset(("__main__", "client", "preprocess"))
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_PR_SET_DUMPABLE = 4
+_DEEPEST = 12
+
+
+def be_discreet(level: int = logging.INFO) -> None:
+    """Make this process discreet for the rest of its life; a server's ``main`` begins with it.
+
+    Log records go to standard error, one line each. Errors that nobody caught, in any thread or
+    task, are told by type and place.
+    """
+    forbid_core_dumps()
+    handler = logging.StreamHandler()
+    handler.setFormatter(_DiscreetFormatter(_FORMAT))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _tell_end
+    sys.unraisablehook = _tell_unraisable
+    threading.excepthook = _tell_thread
+
+
+def forbid_core_dumps() -> None:
+    """Let no crash of this process, or of what it starts, write memory to a disk.
+
+    The limit passes to every child. Linux ignores it when the system pipes dumps to a program
+    (core(5)), so the process is made undumpable as well; that lasts until the next ``exec`` and
+    keeps other processes of the same user from reading its memory.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
+
+
+def place_of(error: BaseException) -> str:
+    """Return what broke and where: ``ValueError at reader.py:120``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
+
+
+def path_of(error: BaseException) -> str:
+    """Return what broke, every place on the way there, and what caused it; one line."""
+    told: list[str] = []
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        frames = traceback.extract_tb(cause.__traceback__)[-_DEEPEST:]
+        way = " > ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
+        told.append(f"{type(cause).__name__} ({way or 'nowhere'})")
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return " caused by ".join(told)
+
+
+class _DiscreetFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        if record.name.partition(".")[0] not in _OURS:
+            place = f"{record.name} at {Path(record.pathname).name}:{record.lineno}"
+            record = logging.makeLogRecord({**record.__dict__, "msg": place, "args": ()})
+        error = record.exc_info[1] if record.exc_info else None
+        told = logging.makeLogRecord(
+            {**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None}
+        )
+        text = super().format(told)
+        return text if error is None else f"{text}: {path_of(error)}"
+
+
+def _tell_end(
+    kind: type[BaseException], error: BaseException, _trace: TracebackType | None
+) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        _LOG.critical("ended by %s", path_of(error))
+
+
+def _tell_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _LOG.critical("a thread was ended by %s", path_of(args.exc_value))
+
+
+def _tell_unraisable(args: UnraisableHookArgs) -> None:
+    if args.exc_value is not None:
+        _LOG.error("unraisable: %s", path_of(args.exc_value))
