@@ -77,6 +77,8 @@ class RefusalCode(StrEnum):
     """One series holds several volumes: echoes, b-values, time points, stacks."""
     GANTRY_TILT = "GANTRY_TILT"
     """Slice positions are sheared against the slice normal."""
+    BURNED_IN_TEXT = "BURNED_IN_TEXT"
+    """De-identification: the pixels may show a name, and pixels are not cleaned."""
     NO_MODEL = "NO_MODEL"
     """No model in service takes this series (modality, SOP class, body part, plane)."""
     DECODER_CRASHED = "DECODER_CRASHED"

@@ -9,6 +9,7 @@ import typer
 
 from client.cli import demo, doctor, job_commands, key_commands, patient_commands, stack_commands
 from client.cli.console import report_error
+from client.cli.deidentify_command import deidentify
 from client.discretion import forbid_core_dumps
 from client.errors import ClientError
 from client.version import SOFTWARE_VERSION
@@ -48,6 +49,7 @@ app.command()(job_commands.fetch)
 app.command()(job_commands.cancel)
 app.command()(patient_commands.erase)
 app.add_typer(key_commands.app, name="keys")
+app.command()(deidentify)
 app.command()(doctor.doctor)
 
 
