@@ -159,3 +159,10 @@ def test_two_patients_in_one_submission_are_refused_without_naming_them(
 def test_what_holds_a_patient_does_not_show_it_in_a_repr() -> None:
     assert "0815" not in repr(LABEL)
     assert "0815" not in repr(StudyPatient("0815", "HOSP", "Name", "20260102"))
+
+
+def test_the_protocols_page_gives_the_right_examples() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    for example in (KEY.pseudonym("4711", "HOSP"), KEY.label_binding(UPLOAD).hex()):
+        assert example[:32] in page
+        assert example[32:] in page
