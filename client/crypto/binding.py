@@ -10,10 +10,11 @@ import hashlib
 
 from client.proto import ingest_pb2
 
-__all__ = ("encode_fields", "result_binding", "study_binding")
+__all__ = ("encode_fields", "result_binding", "rewrap_binding", "study_binding")
 
 _STUDY = b"hounsfield/study/v1"
 _RESULT = b"hounsfield/result/v1"
+_REWRAP = b"hounsfield/rewrap/v1"
 
 
 def encode_fields(*fields: str | int | bytes) -> bytes:
@@ -37,7 +38,8 @@ def study_binding(header: ingest_pb2.StudyHeader) -> bytes:
     """Return what a study's data key and ciphertext are bound to.
 
     Priority is left out, so that it may be raised later; the recipient's key is bound by its hash,
-    so that nobody on the way can have the result encrypted for another key.
+    so that nobody on the way can have the result encrypted for another key; the pseudonym is bound
+    so that nobody can put a study under another patient, out of the reach of an erasure.
     """
     return encode_fields(
         _STUDY,
@@ -49,7 +51,13 @@ def study_binding(header: ingest_pb2.StudyHeader) -> bytes:
         header.plaintext_sha256,
         header.recipient_key_id,
         hashlib.sha256(header.recipient_public_keyset).digest(),
+        header.patient_pseudonym,
     )
+
+
+def rewrap_binding(header: ingest_pb2.StudyHeader, key_id: str) -> bytes:
+    """Return what a study's data key is bound to when it is wrapped anew for another key."""
+    return encode_fields(_REWRAP, key_id, study_binding(header))
 
 
 def result_binding(header: ingest_pb2.ResultHeader) -> bytes:

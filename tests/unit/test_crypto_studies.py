@@ -56,6 +56,7 @@ def study(worker: Keyring, sender: Keyring) -> SealedStudy:
         recipient=worker.newest(),
         result_key=sender.newest(),
         model="brain_mr",
+        patient_pseudonym="a" * 64,
     )
 
 
@@ -87,6 +88,8 @@ CHANGES: list[Callable[[ingest_pb2.StudyHeader], None]] = [
     lambda h: setattr(h, "ciphertext_bytes", h.ciphertext_bytes + 1),
     lambda h: setattr(h, "plaintext_bytes", h.plaintext_bytes - 1),
     lambda h: setattr(h, "key_id", "0" * 32),
+    lambda h: setattr(h, "patient_pseudonym", "b" * 64),
+    lambda h: setattr(h, "patient_pseudonym", ""),
 ]
 
 
@@ -196,6 +199,7 @@ def test_the_worked_example_of_the_protocol_page() -> None:
         plaintext_sha256=bytes(range(32)),
         recipient_key_id="fedcba9876543210fedcba9876543210",
         recipient_public_keyset=b"public keyset",
+        patient_pseudonym="00112233445566778899aabbccddeeff" * 2,
     )
     assert study_binding(header).hex() == (
         "00000013" + b"hounsfield/study/v1".hex()
@@ -207,6 +211,7 @@ def test_the_worked_example_of_the_protocol_page() -> None:
         + "00000020" + bytes(range(32)).hex()
         + "00000020" + header.recipient_key_id.encode().hex()
         + "00000020" + "0ea079e67813c5082726089ff5f26297ac2361786561b6ca2eb11f77a4a21af5"
+        + "00000040" + b"00112233445566778899aabbccddeeff".hex() * 2
     )  # fmt: skip
 
 

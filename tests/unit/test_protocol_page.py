@@ -33,6 +33,7 @@ def test_the_worked_example_is_right() -> None:
         plaintext_sha256=bytes(range(32)),
         recipient_key_id="fedcba9876543210fedcba9876543210",
         recipient_public_keyset=b"public keyset",
+        patient_pseudonym="00112233445566778899aabbccddeeff" * 2,
     )
     assert bytes.fromhex("".join(lines)) == study_binding(header)
 
