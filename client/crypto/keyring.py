@@ -19,6 +19,7 @@ import tink
 from tink import hybrid, json_proto_keyset_format, proto_keyset_format, secret_key_access
 
 from client.crypto.privatefiles import (
+    destroy_private,
     make_private_directory,
     read_private,
     write_private,
@@ -145,11 +146,39 @@ class Keyring:
             ) from error
         return secret
 
+    def withdraw(self, key_id: str) -> None:
+        """Stop offering a key: senders no longer see it, studies that have it still open.
+
+        Raises:
+            NotFound: There is no such public key.
+        """
+        try:
+            self._path(key_id, "public").unlink()
+        except FileNotFoundError as error:
+            raise NotFound(f"No public key {key_id} is here.") from error
+
+    def destroy(self, key_id: str) -> None:
+        """Destroy a private key: what is wrapped for it can never be opened with it again.
+
+        Raises:
+            NotFound: There is no such private key.
+        """
+        self._openers.pop(key_id, None)
+        path = self._path(key_id, "private")
+        if not path.exists():
+            raise NotFound(f"No private key {key_id} is here.")
+        destroy_private(path)
+
+    def has(self, key_id: str) -> bool:
+        """Say whether the private key of that id is here."""
+        return self._path(key_id, "private").exists()
+
     def _opener(self, key_id: str) -> Any:
+        path = self._path(key_id, "private")
+        if not path.exists():  # asked each time, so that a key destroyed elsewhere ends here too
+            self._openers.pop(key_id, None)
+            raise NotFound(f"No private key {key_id} is here.")
         if key_id not in self._openers:
-            path = self._path(key_id, "private")
-            if not path.exists():
-                raise NotFound(f"No private key {key_id} is here.")
             try:
                 handle = json_proto_keyset_format.parse(
                     read_private(path).decode(), secret_key_access.TOKEN

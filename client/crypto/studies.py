@@ -10,20 +10,22 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from client.crypto.binding import result_binding, study_binding
+from client.crypto.binding import result_binding, rewrap_binding, study_binding
 from client.crypto.bridge import read_in_thread
 from client.crypto.envelope import DataKey, Digest, ciphertext_length
 from client.crypto.keyring import Keyring, PublicKey
-from client.errors import NotFound, RefusalCode, Rejected
+from client.errors import NotFound, RefusalCode, Rejected, Transient
 from client.jobs import Priority
 from client.proto import ingest_pb2
 
 __all__ = (
     "PROTOCOL_VERSION",
+    "Rewrapped",
     "SealedResult",
     "SealedStudy",
     "open_result",
     "open_study",
+    "rewrap_study",
     "seal_result",
     "seal_study",
 )
@@ -51,6 +53,14 @@ class SealedResult:
 
     header: ingest_pb2.ResultHeader
     chunks: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """A study's data key, wrapped anew for another worker key; the ciphertext stays as it is."""
+
+    key_id: str
+    wrapped_dek: bytes
 
 
 def seal_study(
@@ -113,6 +123,7 @@ async def open_study(
     keyring: Keyring,
     *,
     max_bytes: int,
+    rewrapped: Rewrapped | None = None,
 ) -> bytearray:
     """Decrypt a study into memory, in a thread.
 
@@ -121,26 +132,60 @@ async def open_study(
         ciphertext: As it was stored.
         keyring: The worker's keys.
         max_bytes: Largest plaintext that memory is given to.
+        rewrapped: Its data key after a key rotation; None when it is still the header's.
 
     Returns:
         The bundle, verified to its last byte.
 
     Raises:
-        Rejected: BAD_ENVELOPE; damaged, broken off, changed on the way, or for another worker.
-            TOO_LARGE; more than ``max_bytes``.
+        Rejected: BAD_ENVELOPE; damaged, broken off or changed on the way. TOO_LARGE; more than
+            ``max_bytes``.
+        Transient: It is encrypted for a key that this worker lacks; another one may have it.
     """
     _check_lengths(header, max_bytes)
+    data_key = _data_key(header, keyring, rewrapped)
     binding = study_binding(header)
-    try:
-        data_key = DataKey.unwrap(keyring, header.key_id, header.wrapped_dek, binding)
-    except NotFound as error:
-        raise Rejected(
-            RefusalCode.BAD_ENVELOPE,
-            f"The study is encrypted for key {header.key_id}, which this worker does not have. "
-            "Ask the gateway for the present keys and send it again.",
-        ) from error
     digest = Digest(header.plaintext_bytes, header.plaintext_sha256)
     return await read_in_thread(ciphertext, lambda file: data_key.open(file, binding, digest))
+
+
+def rewrap_study(
+    header: ingest_pb2.StudyHeader,
+    keyring: Keyring,
+    recipient: PublicKey,
+    rewrapped: Rewrapped | None = None,
+) -> Rewrapped:
+    """Wrap a study's data key for another worker key; header and ciphertext stay as they are.
+
+    Args:
+        header: As the sender sent it.
+        keyring: Has the key that the study is encrypted for now.
+        recipient: The key it shall be encrypted for.
+        rewrapped: Its data key after an earlier rotation; None when it is still the header's.
+
+    Raises:
+        Rejected: BAD_ENVELOPE; the wrapped key was damaged or exchanged.
+        Transient: The keyring lacks the key.
+    """
+    data_key = _data_key(header, keyring, rewrapped)
+    binding = rewrap_binding(header, recipient.key_id)
+    return Rewrapped(recipient.key_id, data_key.wrap(recipient, binding))
+
+
+def _data_key(
+    header: ingest_pb2.StudyHeader, keyring: Keyring, rewrapped: Rewrapped | None
+) -> DataKey:
+    key_id, wrapped, binding = header.key_id, header.wrapped_dek, study_binding(header)
+    if rewrapped is not None:
+        key_id, wrapped = rewrapped.key_id, rewrapped.wrapped_dek
+        binding = rewrap_binding(header, key_id)
+    try:
+        return DataKey.unwrap(keyring, key_id, wrapped, binding)
+    except NotFound as error:
+        raise Transient(
+            f"The study is encrypted for key {key_id}, which this worker does not have: another "
+            "one may have it, or the key has to be put back."
+        ) from error
 
 
 def seal_result(

@@ -15,7 +15,15 @@ from client.crypto.binding import encode_fields, result_binding, study_binding
 from client.crypto.bridge import in_thread, read_in_thread
 from client.crypto.envelope import Digest
 from client.crypto.keyring import Keyring
-from client.crypto.studies import SealedStudy, open_result, open_study, seal_result, seal_study
+from client.crypto.studies import (
+    Rewrapped,
+    SealedStudy,
+    open_result,
+    open_study,
+    rewrap_study,
+    seal_result,
+    seal_study,
+)
 from client.errors import NotFound, RefusalCode, Rejected, Transient
 from client.proto import ingest_pb2
 
@@ -87,7 +95,6 @@ CHANGES: list[Callable[[ingest_pb2.StudyHeader], None]] = [
     lambda h: setattr(h, "version", 2),
     lambda h: setattr(h, "ciphertext_bytes", h.ciphertext_bytes + 1),
     lambda h: setattr(h, "plaintext_bytes", h.plaintext_bytes - 1),
-    lambda h: setattr(h, "key_id", "0" * 32),
     lambda h: setattr(h, "patient_pseudonym", "b" * 64),
     lambda h: setattr(h, "patient_pseudonym", ""),
 ]
@@ -101,6 +108,61 @@ async def test_no_bound_field_can_be_changed(
     with pytest.raises(Rejected) as caught:
         await open_study(study.header, stream(study.chunks()), worker, max_bytes=1 << 24)
     assert caught.value.code is RefusalCode.BAD_ENVELOPE
+
+
+async def test_a_study_for_another_worker_waits_for_that_one(
+    study: SealedStudy, worker: Keyring, sender: Keyring
+) -> None:
+    with pytest.raises(Transient, match="does not have"):
+        await open_study(study.header, stream(study.chunks()), sender, max_bytes=1 << 24)
+    second = worker.create()
+    study.header.key_id = second.key_id
+    with pytest.raises(Rejected, match="BAD_ENVELOPE"):
+        await open_study(study.header, stream(study.chunks()), worker, max_bytes=1 << 24)
+
+
+async def test_a_study_opens_with_a_new_key_alone_after_it_was_rewrapped(
+    study: SealedStudy, worker: Keyring
+) -> None:
+    ciphertext = b"".join(study.chunks())
+    header = study.header.SerializeToString(deterministic=True)
+    current = None
+    for _ in range(3):
+        old, new = worker.newest(), worker.create()
+        current = rewrap_study(study.header, worker, new, current)
+        worker.withdraw(old.key_id)
+        worker.destroy(old.key_id)
+    assert current is not None
+    assert [key.key_id for key in worker.public_keys()] == [current.key_id]
+    got = await open_study(
+        study.header, stream([ciphertext]), worker, max_bytes=1 << 24, rewrapped=current
+    )
+    assert got == BUNDLE
+    assert study.header.SerializeToString(deterministic=True) == header
+    with pytest.raises(Transient):
+        await open_study(study.header, stream([ciphertext]), worker, max_bytes=1 << 24)
+
+
+async def test_a_rewrapped_key_of_another_study_or_key_is_refused(
+    study: SealedStudy, worker: Keyring, sender: Keyring
+) -> None:
+    other = seal_study(
+        lambda: [BUNDLE],
+        Digest.of([BUNDLE]),
+        tenant="radiology",
+        upload_id=JOB,
+        recipient=worker.newest(),
+        result_key=sender.newest(),
+    )
+    first, second = worker.create(), worker.create()
+    foreign = rewrap_study(other.header, worker, first)
+    renamed = Rewrapped(second.key_id, rewrap_study(study.header, worker, first).wrapped_dek)
+    unrenamed = Rewrapped(first.key_id, study.header.wrapped_dek)
+    for wrong in (foreign, renamed, unrenamed):
+        with pytest.raises(Rejected, match="BAD_ENVELOPE"):
+            await open_study(
+                study.header, stream(study.chunks()), worker, max_bytes=1 << 24, rewrapped=wrong
+            )
 
 
 async def test_the_header_of_one_study_does_not_open_another(
