@@ -22,7 +22,7 @@ from client.errors import AccessDenied, ConfigurationError, Unauthenticated
 
 __all__ = ("AccessSettings", "Authenticator")
 
-_SCHEME = "Bearer "
+_SCHEME = "bearer"
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -80,11 +80,11 @@ class Authenticator:
         name = f"certificate:{certificate.serial_number:x}"
         return Principal(tenant, name, frozenset((Role.SENDER,)))
 
-    async def identify(self, pem: bytes, metadata: Metadata) -> Principal:
+    async def identify(self, pem: bytes | None, metadata: Metadata) -> Principal:
         """Return who calls: the token's bearer, or the certificate when there is no token.
 
         Args:
-            pem: The certificate that ``certified`` knew.
+            pem: The certificate; see ``certified``.
             metadata: What came with the call.
 
         Raises:
@@ -99,9 +99,10 @@ class Authenticator:
             if self._required:
                 raise Unauthenticated("Expected a bearer token besides the client certificate.")
             return principal
-        if len(shown) > 1 or not shown[0].startswith(_SCHEME):
+        scheme, _, token = shown[0].partition(" ")
+        if len(shown) > 1 or scheme.lower() != _SCHEME:
             raise Unauthenticated("Expected one metadata entry `authorization: Bearer <token>`.")
-        claims = await self._tokens.verify(shown[0].removeprefix(_SCHEME))
+        claims = await self._tokens.verify(token)
         if claims.tenant != principal.tenant:
             raise Unauthenticated("The token is for another tenant than the client certificate.")
         return replace(principal, name=claims.subject, roles=claims.roles, reason=_reason(metadata))

@@ -86,7 +86,7 @@ class FileKeys:
     def _parse(self, raw: bytes) -> Mapping[str, jwt.PyJWK]:
         try:
             keys = jwt.PyJWKSet.from_dict(json.loads(raw)).keys
-        except (ValueError, AttributeError, jwt.PyJWTError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, jwt.PyJWTError) as error:
             raise ConfigurationError(
                 f"Expected {self._path} to be a JSON Web Key Set with at least one signing key."
             ) from error

@@ -54,3 +54,8 @@ class Principal:
     def actor(self) -> Actor:
         """This caller as the audit trail names it."""
         return Actor(self.name, self.role or "")
+
+    @property
+    def glass_reason(self) -> str:
+        """Why the glass was broken for this call; "" when it was not."""
+        return self.reason if self.role is Role.BREAK_GLASS else ""

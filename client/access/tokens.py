@@ -130,7 +130,7 @@ def _read(claims: dict[str, Any]) -> Claims:
         raise Unauthenticated("Expected the claim `tenant` to be a tenant's name.")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise Unauthenticated("Expected the claim `sub` to be 1 to 128 plain characters.")
-    known = set(Role)
+    known = tuple(Role)
     if not isinstance(roles, list) or not roles or not all(role in known for role in roles):
         raise Unauthenticated(f"Expected the claim `roles` to be a list of {', '.join(Role)}.")
     return Claims(tenant, subject, frozenset(map(Role, roles)))
