@@ -8,7 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
-__all__ = ("TERMINAL_STATES", "TRANSITIONS", "Job", "JobState", "Priority")
+from client.errors import RefusalCode
+
+__all__ = ("TERMINAL_STATES", "TRANSITIONS", "Actor", "Job", "JobState", "Priority")
 
 
 class JobState(StrEnum):
@@ -73,6 +75,27 @@ TERMINAL_STATES = frozenset(
 )
 """States that no worker changes any more."""
 
+WAITING_STATES = frozenset(
+    state for state, next_states in TRANSITIONS.items() if JobState.RUNNING in next_states
+) - {JobState.RUNNING}
+"""States from which a worker may begin."""
+
+WITHDRAWN_CODES = frozenset((RefusalCode.ERASED.value, RefusalCode.EXPIRED.value))
+"""Codes of jobs whose study and result are gone for good, whatever their state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did something, for the audit trail.
+
+    Attributes:
+        name: A token's subject, a certificate's tenant, or one of our processes.
+        role: The role that allowed it; "" for the system's own steps.
+    """
+
+    name: str
+    role: str = ""
+
 
 class Priority(StrEnum):
     """STAT studies are started before every waiting ROUTINE study."""
@@ -93,16 +116,22 @@ class Job:
         attempt: 0 before the first claim; the fence: only the current attempt may write.
         stage: Name of the pipeline stage the current attempt is in, "" when not running.
         progress: Fraction of the current attempt done, 0 to 1.
-        code: Refusal or failure code, "" unless rejected or failed.
-        reason: One sentence for a person, "" unless rejected or failed.
+        code: Why it ended so, "" unless rejected, failed, dead or withdrawn.
+        reason: One sentence for a person, "" where there is no code.
         object_key: Where the stored ciphertext of the study lies.
         object_bytes: Its length in bytes.
-        header: The serialised ``StudyHeader`` as the sender sent it.
+        header: The ``StudyHeader`` as the sender sent it, sealed; b"" at the sender.
         result_key: Where the encrypted result bundle lies, "" unless done (or rejected with a
             report).
         result_bytes: Length of the result's ciphertext in bytes.
-        result_header: The serialised ``ResultHeader``, b"" unless there is a result.
+        result_header: The ``ResultHeader``, sealed; b"" unless there is a result.
         lease_expires_at: When the current attempt may be taken over, None unless running.
+        patient: The patient's pseudonym as the sender made it, "" for none.
+        subject_key_id: The key under which the headers are sealed; destroying it erases the job.
+        key_id: The worker's key that the study's own key is encrypted for now.
+        rewrapped_dek: The study's own key under that one, sealed; b"" while it is the key that the
+            sender chose.
+        sealed_label: ``StudyHeader.sealed_label``; b"" in the ledger.
     """
 
     id: str
@@ -125,8 +154,18 @@ class Job:
     created_at: datetime
     updated_at: datetime
     lease_expires_at: datetime | None
+    patient: str = ""
+    subject_key_id: str = ""
+    key_id: str = ""
+    rewrapped_dek: bytes = b""
+    sealed_label: bytes = b""
 
     @property
     def finished(self) -> bool:
         """Whether no further change can come."""
         return self.state in TERMINAL_STATES
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether study and result are gone for good: erased, or kept for their time."""
+        return self.code in WITHDRAWN_CODES

@@ -111,7 +111,7 @@ async def running_gateway(
     async with (
         embedded_queue(folder / "q") as url,
         StreamsQueue(url, "test") as queue,
-        Ledger(f"sqlite+aiosqlite:///{folder / 'ledger.sqlite'}") as ledger,
+        Ledger(f"sqlite+aiosqlite:///{folder / 'ledger.sqlite'}", keys.audit_key()) as ledger,
         serve(settings, store, ledger, queue) as gateway,
     ):
         yield GatewayUnderTest(gateway, keys, store, folder / "objects", ledger, queue)

@@ -12,10 +12,12 @@ from typing import Any
 import psutil
 
 from client.cli.sending import connect
+from client.crypto.keydirectory import KeyDirectory
 from client.ingest.sender import IngestClient
 from client.settings import Settings
 from client.stack import control
 from client.stack.scratch import scratch_stack
+from client.storage.ledger import Ledger
 
 __all__ = ("LocalStack", "running_stack")
 
@@ -39,6 +41,11 @@ class LocalStack:
     def client(self) -> IngestClient:
         """A sender's connection, as the stack's own tenant."""
         return connect(self.settings)
+
+    def ledger(self) -> Ledger:
+        """The stack's own ledger, to be entered."""
+        key = KeyDirectory(Path(self.settings.keys)).audit_key()
+        return Ledger(self.settings.ledger_url, key)
 
     def pid(self, service: str) -> int:
         """Process id of a service, as soon as it is ready."""

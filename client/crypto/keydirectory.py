@@ -8,14 +8,17 @@
     results/<tenant>/<key id>.*.json       a sender's keys: results are encrypted for them
     worker/<key id>.*.json                 the worker's keys: studies are encrypted for them
     kek/<key id>.kek.json                  what wraps the vault's keys, without a cloud's service
+    audit.key                              makes the audit trail
     tokens/jwks.json  <key id>.key         signs bearer tokens, once there are any
 
-The gateway needs ca.pem, gateway.*, kek/ and the public halves in worker/; it can open nothing.
+The gateway needs ca.pem, gateway.*, audit.key, kek/ and the public halves in worker/; it can open
+nothing.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -56,6 +59,7 @@ __all__ = (
 )
 
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_AUDIT_KEY = "audit.key"
 _RENEW_BEFORE = timedelta(days=30)
 
 
@@ -129,6 +133,14 @@ class KeyDirectory:
         """The worker's keyring; the gateway reads its public halves."""
         return self.root / "worker"
 
+    def audit_key(self) -> bytes:
+        """Return what makes the audit trail; gateway, worker and operator may read it.
+
+        Raises:
+            ConfigurationError: It is missing, or open to others.
+        """
+        return read_private(self.root / _AUDIT_KEY)
+
     @property
     def kek(self) -> Path:
         """The key-encrypting keys; the gateway and the worker both use them."""
@@ -179,6 +191,8 @@ def create_key_directory(
     for keyring in (Keyring(keys.worker_keys), Keyring(keys.result_keys(tenant))):
         if not keyring.public_keys():
             keyring.create()
+    if not (directory / _AUDIT_KEY).exists():
+        write_private(directory / _AUDIT_KEY, secrets.token_bytes(32))
     if not LocalKeyManager(keys.kek).keys():
         LocalKeyManager(keys.kek).create()
     if not keys.pseudonym_key(tenant).exists():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -77,6 +78,8 @@ class Intake:
         header = await self._header(requests, tenant)
         content = header.plaintext_sha256.hex()
         job = await self._ledger.find_upload(tenant, header.upload_id, content)
+        if job is None and (same := _content_key(header)):
+            job = await self._ledger.find_content(tenant, same)
         if job is None:
             with self._admitted(header):
                 await self._refuse_when_full()
@@ -129,6 +132,9 @@ class Intake:
             content_sha256=header.plaintext_sha256.hex(),
             stored=stored,
             header=header.SerializeToString(),
+            patient=header.patient_pseudonym,
+            key_id=header.key_id,
+            content_key=_content_key(header),
         )
         try:
             job, created = await self._ledger.submit(new)
@@ -178,6 +184,7 @@ class Intake:
             async with asyncio.timeout(self._limits.queue_timeout_s):
                 await self._queue.put(job.id, job.priority)
                 reach(Step.HINTED)
+                await self._ledger.mark_queued(job.id)
         except (Transient, ConfigurationError, TimeoutError) as error:
             _LOG.warning("%s waits for the reconciler: %s", job.id, error or "the queue is slow")
 
@@ -201,3 +208,16 @@ class Intake:
 
     def _busy(self, reason: str) -> Busy:
         return Busy(reason, self._limits.retry_after_s)
+
+
+def _content_key(header: ingest_pb2.StudyHeader) -> str:
+    """Return what two studies share whose results would be equal; "" when they are not to."""
+    if header.process_again:
+        return ""
+    parts = (
+        header.tenant,
+        header.model,
+        header.plaintext_sha256.hex(),
+        header.recipient_key_id,
+    )
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()

@@ -38,7 +38,7 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
     store = open_store(settings.store_url)
     name = f"gateway-{socket.gethostname()}-{os.getpid()}"
     async with (
-        Ledger(settings.ledger_url, max_attempts=settings.max_attempts) as ledger,
+        Ledger(settings.ledger_url, keys.audit_key(), max_attempts=settings.max_attempts) as ledger,
         StreamsQueue(settings.queue_url, name) as queue,
         serve(_gateway_settings(settings, keys), store, ledger, queue),
     ):

@@ -1,8 +1,9 @@
-"""Opens the ledger's database with the settings that keep acknowledged rows.
+"""Opens a SQL database with the settings that keep acknowledged rows.
 
 SQLite: BEGIN IMMEDIATE for whatever writes (else two read-modify-write transactions lose updates
 silently), synchronous=FULL (else power loss takes the last commits), and no write-ahead log below
-SQLite 3.51.3, whose log could be corrupted by two writers. PostgreSQL needs none of this.
+SQLite 3.51.3, whose log could be corrupted by two writers. What is deleted is overwritten.
+PostgreSQL: no session may hold a lock for long, not even one whose process was frozen.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from client.crypto.privatefiles import make_private_directory
 from client.errors import ConfigurationError, Transient
-from client.storage.schema import metadata
 
-__all__ = ("create_tables", "open_database", "reading", "translated")
+__all__ = ("open_database", "prepare_schema", "reading", "translated")
 
 _LOCK_WAIT_MS = 10_000
-_CONNECT_TIMEOUT_S = 5
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "tcp_user_timeout": 20_000,
+    "options": "-c statement_timeout=20s -c lock_timeout=10s"
+    " -c idle_in_transaction_session_timeout=20s",
+}
 _SCHEMA_LOCK = 0x686F756E  # "houn": two processes that start at once must not both create tables
 _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 
@@ -41,7 +47,7 @@ def open_database(url: str) -> AsyncEngine:
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
-        raise ConfigurationError("The ledger's URL is not a SQLAlchemy URL.") from error
+        raise ConfigurationError("The database's URL is not a SQLAlchemy URL.") from error
     if parsed.drivername == "sqlite+aiosqlite":
         return _open_sqlite(parsed)
     if parsed.drivername == "postgresql+psycopg":
@@ -49,10 +55,11 @@ def open_database(url: str) -> AsyncEngine:
             parsed,
             pool_pre_ping=True,
             pool_size=8,
-            connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+            connect_args=_POSTGRES,
+            hide_parameters=True,
         )
     raise ConfigurationError(
-        "Expected a ledger URL of sqlite+aiosqlite or postgresql+psycopg, "
+        "Expected a database URL of sqlite+aiosqlite or postgresql+psycopg, "
         f"got {parsed.drivername!r}."
     )
 
@@ -60,10 +67,10 @@ def open_database(url: str) -> AsyncEngine:
 def _open_sqlite(url: URL) -> AsyncEngine:
     path = Path(url.database or "")
     if not path.is_absolute():
-        raise ConfigurationError(f"Expected an absolute path to the ledger's file, got {path}.")
+        raise ConfigurationError(f"Expected an absolute path to the database file, got {path}.")
     make_private_directory(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    engine = create_async_engine(url, pool_size=4, max_overflow=4)
+    engine = create_async_engine(url, pool_size=4, max_overflow=4, hide_parameters=True)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -76,6 +83,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         f"busy_timeout={_LOCK_WAIT_MS}",
         f"journal_mode={'WAL' if _WAL_IS_SAFE else 'TRUNCATE'}",
         "synchronous=FULL",
+        # What is deleted is overwritten with zeros: an erased key must not linger in the file.
+        "secure_delete=ON",
         "foreign_keys=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
@@ -92,11 +101,11 @@ def reading(engine: AsyncEngine) -> AsyncEngine:
     return engine.execution_options(only_reads=True)
 
 
-async def create_tables(engine: AsyncEngine) -> None:
-    """Create what is missing; safe when several processes start at once."""
+async def prepare_schema(engine: AsyncEngine, prepare: Callable[[Connection], None]) -> None:
+    """Make the tables what they must be; safe when several processes start at once."""
     async with engine.begin() as connection:
         await _lock_schema(connection)
-        await connection.run_sync(metadata.create_all)
+        await connection.run_sync(prepare)
 
 
 async def _lock_schema(connection: AsyncConnection) -> None:
@@ -105,10 +114,13 @@ async def _lock_schema(connection: AsyncConnection) -> None:
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
+def translated(name: str) -> Iterator[None]:
     """Turn the database's errors into ours, by type.
 
     A broken uniqueness rule passes through: only the caller knows what it means.
+
+    Args:
+        name: What people call this database.
 
     Raises:
         Transient: It is away, locked or full.
@@ -120,7 +132,7 @@ def translated() -> Iterator[None]:
         raise
     except exc.ProgrammingError as error:
         raise ConfigurationError(
-            "The ledger's database does not have the expected tables or rights."
+            f"The {name}'s database does not have the expected tables or rights."
         ) from error
     except (exc.DBAPIError, exc.TimeoutError, OSError) as error:
-        raise Transient(f"The ledger is away ({type(error).__name__}); try again.") from error
+        raise Transient(f"The {name} is away ({type(error).__name__}); try again.") from error

@@ -1,103 +1,120 @@
 """The ledger of jobs: the one truth about who owns a study and what became of it.
 
-    queued ──claim──▶ running ──finish │ reject │ fail──▶ done │ rejected │ failed
-       ▲  └──cancel──▶ cancelled ◀──cancel──┘  │
-       └──────────retry, release───────────────┘
+    received ──▶ queued ──claim──▶ running ──finish │ reject │ fail──▶ done │ rejected │ failed
+                   ▲                 │  └──────retry, tries used up──▶ dead
+                   ├──retry, release─┘
+                   └──retry_by_hand── dead │ failed │ rejected         (``TRANSITIONS`` has it all)
 
 Every write of a worker is fenced: it counts only while the job is running under the attempt
-number that the worker claimed. Every change is also a row in ``job_events``, never altered.
+number that the worker claimed. Every change is also an event of the audit trail, in the same
+transaction.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, text, true
+from sqlalchemy import ColumnElement, and_, not_
 from sqlalchemy.exc import IntegrityError
 
-from client.errors import Conflict, LeaseLost, NotFound, RefusalCode
-from client.jobs import Job, JobState
-from client.storage.jobtable import JobTable
-from client.storage.records import Backlog, JobEvent, JobPage, JobResult, NewJob
-from client.storage.schema import job_events, jobs, to_job
+from client.audittrail import AuditEntry, AuditEvent
+from client.errors import Conflict, LeaseLost, RefusalCode, WrongState
+from client.jobs import Actor, Job, JobState
+from client.storage.enquiries import Enquiries
+from client.storage.jobtable import Change
+from client.storage.recorder import Recorder
+from client.storage.records import JobResult, NewJob
+from client.storage.schema import jobs
 from client.storage.transitions import (
+    FINISHED,
     UNFINISHED,
+    WITHDRAWN,
+    begun_again,
     claimed,
     ended,
     held_by,
-    lapsed,
     result_columns,
     unowned,
     waiting,
+    withdrawn,
 )
 
-__all__ = ("Ledger",)
+__all__ = ("GATEWAY", "RECONCILER", "RETENTION", "Ledger")
+
+GATEWAY = Actor("gateway")
+RECONCILER = Actor("reconciler")
+RETENTION = Actor("retention")
+_SUBMIT_ROUNDS = 5
+_ERASED = "The patient was erased; nothing of the study or its result can be read any more."
+_EXPIRED = "The time for which studies and results are kept is over."
 
 
-class Ledger:
-    """Jobs in a SQL database.
+class Ledger(Enquiries):
+    """Jobs and their audit trail in a SQL database.
 
     Args:
         url: SQLAlchemy URL, SQLite (aiosqlite) or PostgreSQL (psycopg).
-        max_attempts: Tries that count before a job fails with RETRIES_EXHAUSTED.
+        audit_key: 32 secret bytes that make the audit trail; the same for all processes.
+        max_attempts: Tries that count before a job is dead.
         clock: Says what time it is; all processes of one ledger need nearly the same time.
 
-    Every method raises Transient when the database is away.
+    Every method raises Transient when the database is away. Cancelling one never cuts a
+    transaction in two.
     """
 
     def __init__(
         self,
         url: str,
+        audit_key: bytes,
         *,
         max_attempts: int = 3,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._table = JobTable(url, clock)
-        self._max_attempts = max_attempts
-        self._clock = clock
-
-    async def __aenter__(self) -> Self:
-        """Connect, and create the tables that are missing."""
-        await self._table.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close every connection."""
-        await self._table.close()
-
-    async def ping(self) -> None:
-        """Ask the database for a sign of life."""
-        await self._table.fetch(select(text("1")))
+        super().__init__(url, audit_key, max_attempts=max_attempts, clock=clock)
+        self._recorder = Recorder(self._table, clock)
 
     # Senders, through the gateway.
 
-    async def submit(self, new: NewJob) -> tuple[Job, bool]:
-        """Enter a stored study, once for each tenant and upload id.
+    async def submit(self, new: NewJob, actor: Actor = GATEWAY) -> tuple[Job, bool]:
+        """Enter a stored study, once for each upload id and each content of a tenant.
+
+        Args:
+            new: The study.
+            actor: Who sent it.
 
         Returns:
-            The job, and whether it is new; an earlier one of the same content is returned as it is.
+            The job, and whether it is new; an earlier one is returned as it is.
 
         Raises:
             Conflict: The upload id was used for other content.
         """
+        for _ in range(_SUBMIT_ROUNDS):
+            try:
+                return await self._table.insert(self._entered(new), actor), True
+            except IntegrityError:
+                earlier = await self.find_upload(new.tenant, new.upload_id, new.content_sha256)
+                earlier = earlier or await self.find_content(new.tenant, new.content_key)
+            if earlier is not None:
+                return earlier, False
+            # The job of the same content ended between the two looks.
+        raise Conflict(f"Job id {new.id} is taken.")
+
+    def _entered(self, new: NewJob) -> dict[str, Any]:
         now = self._clock()
-        values = {
+        return {
             "id": new.id,
             "tenant": new.tenant,
             "upload_id": new.upload_id,
             "content_sha256": new.content_sha256,
+            "content_key": new.content_key or None,
+            "patient": new.patient,
+            "subject_key_id": new.subject_key_id,
+            "key_id": new.key_id,
             "priority": new.priority.value,
             "model": new.model,
-            "state": JobState.QUEUED.value,
+            "state": JobState.RECEIVED.value,
             "object_key": new.stored.key,
             "object_bytes": new.stored.length,
             "object_sha256": new.stored.sha256,
@@ -106,79 +123,14 @@ class Ledger:
             "updated_at": now,
             "not_before": now,
         }
-        with contextlib.suppress(IntegrityError):
-            return await self._table.insert(values, "submitted"), True
-        earlier = await self.find_upload(new.tenant, new.upload_id, new.content_sha256)
-        if earlier is None:
-            raise Conflict(f"Job id {new.id} is taken.")
-        return earlier, False
 
-    async def find_upload(self, tenant: str, upload_id: str, content_sha256: str) -> Job | None:
-        """Return the job of an earlier upload, None when there was none.
+    async def mark_queued(self, job_id: str, actor: Actor = GATEWAY) -> None:
+        """Note that the queue has a received job; a worker may have been faster."""
+        received = and_(jobs.c.id == job_id, jobs.c.state == JobState.RECEIVED.value)
+        change = Change({"state": JobState.QUEUED.value}, "job.queued", actor)
+        await self._table.change(received, change)
 
-        Raises:
-            Conflict: It was of other content.
-        """
-        where = and_(jobs.c.tenant == tenant, jobs.c.upload_id == upload_id)
-        rows = await self._table.fetch(select(jobs).where(where))
-        if not rows:
-            return None
-        if rows[0].content_sha256 != content_sha256:
-            raise Conflict(
-                f"Upload id {upload_id} was used for other content: make a new id for new content."
-            )
-        return to_job(rows[0])
-
-    async def get(self, job_id: str, tenant: str | None = None) -> Job:
-        """Return one job.
-
-        Args:
-            job_id: Its id.
-            tenant: Whose it must be; None for the worker, which serves all.
-
-        Raises:
-            NotFound: No such job, or another tenant's.
-        """
-        where = jobs.c.id == job_id
-        if tenant is not None:
-            where = and_(where, jobs.c.tenant == tenant)
-        rows = await self._table.fetch(select(jobs).where(where))
-        if not rows:
-            raise NotFound(f"No job {job_id}.")
-        return to_job(rows[0])
-
-    async def list_jobs(
-        self,
-        tenant: str,
-        *,
-        state: JobState | None = None,
-        page_size: int = 50,
-        page_token: str = "",
-    ) -> JobPage:
-        """Return a page of a tenant's jobs, newest first.
-
-        Args:
-            tenant: Whose.
-            state: Only those in this state; None for all.
-            page_size: At most this many.
-            page_token: ``next_token`` of the page before; "" for the first.
-
-        Raises:
-            NotFound: The token is not one of ours.
-        """
-        query = select(jobs).where(jobs.c.tenant == tenant)
-        if state is not None:
-            query = query.where(jobs.c.state == state.value)
-        if page_token:
-            last = await self.get(page_token, tenant)
-            same_moment = and_(jobs.c.created_at == last.created_at, jobs.c.id < last.id)
-            query = query.where(or_(jobs.c.created_at < last.created_at, same_moment))
-        query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(page_size + 1)
-        found = [to_job(row) for row in await self._table.fetch(query)]
-        more = len(found) > page_size
-        return JobPage(tuple(found[:page_size]), found[page_size - 1].id if more else "")
-
-    async def cancel(self, tenant: str, job_id: str) -> Job:
+    async def cancel(self, tenant: str, job_id: str, actor: Actor = GATEWAY) -> Job:
         """Cancel a job unless it is finished; return it as it is then.
 
         A worker that is busy with it loses its lease.
@@ -187,28 +139,27 @@ class Ledger:
             NotFound: No such job, or another tenant's.
         """
         where = and_(jobs.c.id == job_id, jobs.c.tenant == tenant, UNFINISHED)
-        change = ended(JobState.CANCELLED)
-        cancelled = await self._table.change(where, change, "cancelled")
+        change = Change(ended(JobState.CANCELLED), "job.cancelled", actor)
+        cancelled = await self._table.change(where, change)
         return cancelled[0] if cancelled else await self.get(job_id, tenant)
 
-    async def backlog(self) -> Backlog:
-        """Return how much unfinished work there is, of all tenants."""
-        total = func.coalesce(func.sum(jobs.c.object_bytes), 0)
-        query = select(func.count().label("waiting"), total.label("held"))
-        row = (await self._table.fetch(query.where(UNFINISHED)))[0]
-        return Backlog(row.waiting, int(row.held))
+    async def retry_by_hand(self, tenant: str, job_id: str, actor: Actor) -> Job:
+        """Queue a dead, failed or rejected job again, with all its tries; tell the queue after.
 
-    async def counts(self) -> dict[JobState, int]:
-        """Return the number of jobs in each state that occurs."""
-        query = select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
-        return {JobState(row.state): row.number for row in await self._table.fetch(query)}
-
-    async def events(self, job_id: str) -> tuple[JobEvent, ...]:
-        """Return a job's history, oldest first."""
-        query = select(job_events).where(job_events.c.job_id == job_id)
-        rows = await self._table.fetch(query.order_by(job_events.c.number))
-        return tuple(
-            JobEvent(r.at, r.event, JobState(r.state), r.attempt, r.code, r.detail) for r in rows
+        Raises:
+            NotFound: No such job, or another tenant's.
+            WrongState: It is in another state, or its study is gone for good.
+        """
+        ended_badly = and_(jobs.c.id == job_id, jobs.c.tenant == tenant, FINISHED, not_(WITHDRAWN))
+        change = Change(begun_again(self._clock()), "job.retried_by_hand", actor)
+        again = await self._table.change(ended_badly, change)
+        if again:
+            return again[0]
+        job = await self.get(job_id, tenant)
+        why = f"its study is gone ({job.code})" if job.withdrawn else f"its state is {job.state}"
+        raise WrongState(
+            f"Expected job {job_id} to be dead, failed or rejected with its study still there; "
+            f"{why}."
         )
 
     # Workers.
@@ -223,15 +174,15 @@ class Ledger:
 
         Raises:
             LeaseLost: It is finished, not due yet, or in other hands: drop the queue's entry. A
-                job whose attempts are used up is failed on the way.
+                job whose tries are used up dies on the way.
             NotFound: No such job.
         """
         now = self._clock()
-        change = claimed(owner, now + timedelta(seconds=lease_s))
-        where = and_(jobs.c.id == job_id, self._claimable(now))
-        taken = await self._table.change(where, change, "claimed", owner)
+        due = and_(unowned(now), jobs.c.tries < self._max_attempts)
+        change = Change(claimed(owner, now + timedelta(seconds=lease_s)), "job.claimed")
+        taken = await self._table.change(and_(jobs.c.id == job_id, due), change)
         if not taken:
-            await self._exhaust(jobs.c.id == job_id)
+            await self._exhaust(jobs.c.id == job_id, Actor(f"worker:{owner}"))
             job = await self.get(job_id)
             raise LeaseLost(f"Job {job_id} cannot be claimed now: its state is {job.state}.")
         return taken[0]
@@ -243,12 +194,14 @@ class Ledger:
             LeaseLost: It is no longer ours.
         """
         now = self._clock()
-        change = {
+        values = {
             "stage": stage,
             "progress": progress,
+            "updated_at": now,
             "lease_expires_at": now + timedelta(seconds=lease_s),
         }
-        await self._fenced(job, change, "")
+        if not await self._table.touch(held_by(job), values):
+            raise _lost(job)
 
     async def finish(self, job: Job, result: JobResult) -> Job:
         """Record a stored result.
@@ -256,8 +209,8 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours; delete the result.
         """
-        change = ended(JobState.DONE) | result_columns(result) | {"progress": 1.0}
-        return await self._fenced(job, change, "finished")
+        values = ended(JobState.DONE) | result_columns(result) | {"progress": 1.0}
+        return await self._fenced(job, Change(values, "job.finished"))
 
     async def reject(
         self, job: Job, code: RefusalCode, reason: str, result: JobResult | None = None
@@ -273,10 +226,10 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        change = ended(JobState.REJECTED, code, reason)
+        values = ended(JobState.REJECTED, code, reason)
         if result is not None:
-            change |= result_columns(result)
-        return await self._fenced(job, change, "rejected")
+            values |= result_columns(result)
+        return await self._fenced(job, Change(values, "job.rejected"))
 
     async def fail(self, job: Job, code: RefusalCode, reason: str) -> Job:
         """Record a failure that no further attempt would mend.
@@ -284,10 +237,10 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        return await self._fenced(job, ended(JobState.FAILED, code, reason), "failed")
+        return await self._fenced(job, Change(ended(JobState.FAILED, code, reason), "job.failed"))
 
     async def retry(self, job: Job, reason: str, delay_s: float = 0.0) -> Job:
-        """Give a job back after a failure that may heal; fail it when its tries are used up.
+        """Give a job back after a failure that may heal; it is dead when its tries are used up.
 
         Args:
             job: As it was claimed.
@@ -297,9 +250,12 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        back = await self._fenced(job, waiting(self._clock(), delay_s), "retried", reason)
-        failed = await self._exhaust(jobs.c.id == job.id, reason)
-        return failed[0] if failed else back
+        used_up = and_(held_by(job), jobs.c.tries >= self._max_attempts)
+        dead = await self._table.change(used_up, self._death(reason))
+        if dead:
+            return dead[0]
+        change = Change(waiting(self._clock(), delay_s), "job.retried", detail=reason)
+        return await self._fenced(job, change)
 
     async def release(self, job: Job) -> Job:
         """Give a job back unharmed, as when this process is told to stop; the try is not counted.
@@ -307,43 +263,101 @@ class Ledger:
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        change = waiting(self._clock(), 0.0) | {"tries": jobs.c.tries - 1}
-        return await self._fenced(job, change, "released")
-
-    # The reconciler.
-
-    async def claimable(self, waiting_s: float, limit: int = 1000) -> tuple[Job, ...]:
-        """Return jobs that could be claimed and have been so for ``waiting_s``, oldest first."""
-        since = self._clock() - timedelta(seconds=waiting_s)
-        where = and_(self._claimable(since), jobs.c.updated_at <= since)
-        query = select(jobs).where(where).order_by(jobs.c.created_at).limit(limit)
-        return tuple(to_job(row) for row in await self._table.fetch(query))
+        values = waiting(self._clock(), 0.0) | {"tries": jobs.c.tries - 1}
+        return await self._fenced(job, Change(values, "job.released"))
 
     async def exhaust(self) -> tuple[Job, ...]:
-        """Fail every unowned job whose tries are used up; return those jobs."""
-        return await self._exhaust(true())
+        """Let every unowned job die whose tries are used up; return those jobs."""
+        return await self._exhaust(UNFINISHED, RECONCILER)
 
-    async def known(self, job_ids: Iterable[str]) -> dict[str, Job]:
-        """Return those of the jobs that exist, by id."""
-        rows = await self._table.fetch(select(jobs).where(jobs.c.id.in_(tuple(job_ids))))
-        return {row.id: to_job(row) for row in rows}
+    # Erasure, retention, key rotation.
 
-    def _claimable(self, now: datetime) -> ColumnElement[bool]:
-        return and_(unowned(now), jobs.c.tries < self._max_attempts)
+    async def erase(
+        self, tenant: str, job_ids: Sequence[str], actor: Actor, reason: str
+    ) -> tuple[int, AuditEvent]:
+        """Enter that studies and results were made unreadable for good, in one transaction.
 
-    async def _exhaust(
-        self, which: ColumnElement[bool], reason: str = "The worker that had it vanished."
-    ) -> tuple[Job, ...]:
-        nobody_has_it = or_(jobs.c.state == JobState.QUEUED.value, lapsed(self._clock()))
-        where = and_(which, nobody_has_it, jobs.c.tries >= self._max_attempts)
+        Unfinished jobs fail; the others keep their state. All of them get the code ERASED.
+
+        Args:
+            tenant: Whose jobs.
+            job_ids: Which; those that are erased already are left as they are.
+            actor: Who erased.
+            reason: Why, without patient data.
+
+        Returns:
+            How many jobs were erased now, and the event ``patient.erased`` that proves it.
+        """
+        theirs = and_(
+            jobs.c.tenant == tenant,
+            jobs.c.id.in_(tuple(job_ids)),
+            jobs.c.code != RefusalCode.ERASED.value,
+        )
+        stopped = ended(JobState.FAILED, RefusalCode.ERASED, _ERASED)
+        steps = (
+            (and_(theirs, UNFINISHED), Change(stopped, "job.erased", actor)),
+            (
+                and_(theirs, FINISHED),
+                Change(withdrawn(RefusalCode.ERASED, _ERASED), "job.erased", actor),
+            ),
+        )
+        entry = AuditEntry("patient.erased", code=RefusalCode.ERASED.value, detail=reason)
+        erased, event = await self._table.change_together(steps, (tenant, actor, entry))
+        return len(erased), event
+
+    async def expire(self, job_ids: Sequence[str], actor: Actor = RETENTION) -> tuple[Job, ...]:
+        """Give up study and result of finished jobs; return the jobs whose objects may go now."""
+        theirs = and_(jobs.c.id.in_(tuple(job_ids)), FINISHED, not_(WITHDRAWN))
+        change = Change(withdrawn(RefusalCode.EXPIRED, _EXPIRED), "job.expired", actor)
+        return await self._table.change(theirs, change)
+
+    async def set_rewrapped(
+        self, job_id: str, old_key_id: str, new_key_id: str, rewrapped_dek: bytes
+    ) -> bool:
+        """Note that a study's key is now encrypted for another worker key.
+
+        Returns:
+            False when the job has no key of the old one any more.
+        """
+        where = and_(jobs.c.id == job_id, jobs.c.key_id == old_key_id)
+        return await self._table.touch(
+            where, {"key_id": new_key_id, "rewrapped_dek": rewrapped_dek}
+        )
+
+    # The audit trail.
+
+    async def record(self, tenant: str, actor: Actor, entry: AuditEntry) -> AuditEvent:
+        """Record an event; it is durable when this returns. Concurrent calls share a transaction.
+
+        Args:
+            tenant: Whose chain; ``SYSTEM_TENANT`` for what belongs to no tenant.
+            actor: Who did it.
+            entry: What, without patient data.
+
+        Raises:
+            Busy: Too many events are waiting to be written.
+        """
+        return await self._recorder.record(tenant, actor, entry)
+
+    async def _exhaust(self, which: ColumnElement[bool], actor: Actor) -> tuple[Job, ...]:
+        used_up = and_(which, unowned(self._clock()), jobs.c.tries >= self._max_attempts)
+        return await self._table.change(
+            used_up, self._death("The worker that had it vanished.", actor)
+        )
+
+    def _death(self, reason: str, actor: Actor | None = None) -> Change:
         told = f"All {self._max_attempts} attempts failed; the last one: {reason}"
-        change = ended(JobState.FAILED, RefusalCode.RETRIES_EXHAUSTED, told)
-        return await self._table.change(where, change, "failed")
+        values = ended(JobState.DEAD, RefusalCode.RETRIES_EXHAUSTED, told)
+        return Change(values, "job.dead", actor)
 
-    async def _fenced(self, job: Job, change: dict[str, Any], event: str, detail: str = "") -> Job:
-        changed = await self._table.change(held_by(job), change, event, detail)
+    async def _fenced(self, job: Job, change: Change) -> Job:
+        changed = await self._table.change(held_by(job), change)
         if not changed:
-            raise LeaseLost(
-                f"Job {job.id} is no longer in attempt {job.attempt}: drop what was made for it."
-            )
+            raise _lost(job)
         return changed[0]
+
+
+def _lost(job: Job) -> LeaseLost:
+    return LeaseLost(
+        f"Job {job.id} is no longer in attempt {job.attempt}: drop what was made for it."
+    )

@@ -1,10 +1,11 @@
 """Repairs what a crash left behind, from the ledger, which is the truth.
 
 ledger: unfinished, unowned ──not in the queue──▶ put again        (a lost or wiped queue)
-ledger: unowned, tries used up ───────────────▶ failed             (a study that kills workers)
+ledger: unowned, tries used up ───────────────▶ dead               (a study that kills workers)
 store: object of no job, or of a lost attempt ──▶ deleted          (a gateway or worker killed)
 
-What is young is left alone: it may still be on its way.
+What is young is left alone: it may still be on its way. A queue may learn of a job twice, which
+does no harm: one claim wins.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from datetime import UTC, datetime, timedelta
 from client.errors import ClientError
 from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue
-from client.jobs import Job
-from client.storage.ledger import Ledger
+from client.jobs import Job, JobState
+from client.storage.ledger import RECONCILER, Ledger
 from client.storage.objects import ObjectStore, StoredEntry
+from client.storage.records import Claimable
 
 __all__ = ("ReconcileReport", "Reconciler", "ReconcilerSettings")
 
 _LOG = logging.getLogger(__name__)
 _PAGE = 500
+_JOBS_PAGE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class ReconcilerSettings:
 
     Attributes:
         interval_s: Between two looks at the jobs.
-        waiting_s: A job that nobody owns for so long, and that the queue does not know, is lost.
+        waiting_s: Longest way of a received job into the queue.
         sweep_interval_s: Between two looks at the stored objects.
         orphan_age_s: Objects younger than this may still be on their way into the ledger.
     """
@@ -50,7 +53,7 @@ class ReconcileReport:
     """What one look at the jobs changed."""
 
     requeued: tuple[str, ...]
-    failed: tuple[str, ...]
+    dead: tuple[str, ...]
 
 
 class Reconciler:
@@ -83,23 +86,31 @@ class Reconciler:
             await asyncio.sleep(self._settings.interval_s)
 
     async def once(self) -> ReconcileReport:
-        """Fail what has no tries left and queue what the queue has lost.
+        """Let die what has no tries left and queue what the queue has lost.
 
         Raises:
             Transient: The ledger or the queue is away; what was done until then is done.
         """
-        failed = await self._ledger.exhaust()
-        for job in failed:
-            _LOG.warning("%s failed: %s", job.id, job.reason)
+        dead = await self._ledger.exhaust()
+        for ended in dead:
+            _LOG.warning("%s is dead: %s", ended.id, ended.reason)
         lost = await self._lost()
         for job in lost:
             await self._queue.put(job.id, job.priority)
             reach(Step.REQUEUED)
+            if job.state is JobState.RECEIVED:
+                await self._ledger.mark_queued(job.id, RECONCILER)
             _LOG.info("%s queued again in state %s, attempt %d", job.id, job.state, job.attempt)
-        return ReconcileReport(tuple(job.id for job in lost), tuple(job.id for job in failed))
+        return ReconcileReport(tuple(job.id for job in lost), tuple(job.id for job in dead))
 
-    async def _lost(self) -> list[Job]:
-        unowned = await self._ledger.claimable(self._settings.waiting_s)
+    async def _lost(self) -> list[Claimable]:
+        unowned: list[Claimable] = []
+        while True:
+            after = unowned[-1].id if unowned else ""
+            page = await self._ledger.claimable(self._settings.waiting_s, after, _JOBS_PAGE)
+            unowned += page
+            if len(page) < _JOBS_PAGE:
+                break
         if not unowned:
             return []
         queued = await self._queue.job_ids()
@@ -139,6 +150,6 @@ def _job_id(key: str) -> str:
 
 def _is_wanted(key: str, jobs: Mapping[str, Job]) -> bool:
     job = jobs.get(_job_id(key))
-    if job is None:
+    if job is None or job.withdrawn:
         return False
     return key in (job.object_key, job.result_key) or not job.finished

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from client.jobs import Job, JobState, Priority
 from client.storage.objects import StoredObject
 
-__all__ = ("Backlog", "JobEvent", "JobPage", "JobResult", "NewJob")
+__all__ = ("Backlog", "Claimable", "JobPage", "JobResult", "NewJob")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,12 @@ class NewJob:
         content_sha256: Hash of the plaintext as the header claims it, hexadecimal: what makes two
             uploads of one id the same.
         stored: Where the ciphertext lies.
-        header: The serialised ``StudyHeader``.
+        header: The ``StudyHeader``, sealed.
+        patient: The patient's pseudonym, "" for none.
+        subject_key_id: The key under which the header is sealed.
+        key_id: The worker's key that the study's own key is encrypted for.
+        content_key: Equal for studies whose results would be equal: while one of them is under
+            way or done, another is not entered. "" enters a job in any case.
     """
 
     id: str
@@ -31,26 +35,18 @@ class NewJob:
     content_sha256: str
     stored: StoredObject
     header: bytes
+    patient: str = ""
+    subject_key_id: str = ""
+    key_id: str = ""
+    content_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """An encrypted result that has just been stored, and its serialised ``ResultHeader``."""
+    """An encrypted result that has just been stored, and its sealed ``ResultHeader``."""
 
     stored: StoredObject
     header: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """One line of a job's history; ``detail`` is for people and holds no patient data."""
-
-    at: datetime
-    event: str
-    state: JobState
-    attempt: int
-    code: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,16 @@ class JobPage:
 
     jobs: tuple[Job, ...]
     next_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """What a queue needs to know of a job that a worker could take."""
+
+    id: str
+    priority: Priority
+    state: JobState
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

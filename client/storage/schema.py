@@ -1,4 +1,8 @@
-"""The ledger's tables, and how their rows become jobs. No column holds patient data."""
+"""The ledger's tables, and how their rows become jobs. No column holds patient data.
+
+Whoever changes a table here adds a revision to ``client.storage.migrations.versions``; a test
+compares the two.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,6 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Float,
-    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -26,7 +29,7 @@ from sqlalchemy import (
 
 from client.jobs import Job, JobState, Priority
 
-__all__ = ("job_events", "jobs", "metadata", "to_job")
+__all__ = ("UtcDateTime", "chain_heads", "events", "jobs", "metadata", "to_job")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -59,6 +62,12 @@ jobs = Table(
     Column("tenant", String(63), nullable=False),
     Column("upload_id", String(36), nullable=False),
     Column("content_sha256", String(64), nullable=False),
+    # NULL once another job of the same content may be entered.
+    Column("content_key", String(64), nullable=True),
+    Column("patient", String(64), nullable=False, default=""),
+    Column("subject_key_id", String(64), nullable=False, default=""),
+    Column("key_id", String(64), nullable=False, default=""),
+    Column("rewrapped_dek", LargeBinary, nullable=False, default=b""),
     Column("priority", String(16), nullable=False),
     Column("model", String(64), nullable=False),
     Column("state", String(16), nullable=False),
@@ -83,34 +92,53 @@ jobs = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("not_before", UtcDateTime, nullable=False),
     Column("lease_expires_at", UtcDateTime, nullable=True),
-    UniqueConstraint("tenant", "upload_id"),
+    UniqueConstraint("tenant", "upload_id", name="one_job_for_each_upload"),
+    UniqueConstraint("tenant", "content_key", name="one_job_for_each_content"),
     Index("jobs_by_state", "state", "not_before"),
     Index("jobs_by_tenant", "tenant", "created_at", "id"),
+    Index("jobs_by_patient", "tenant", "patient"),
+    Index("jobs_by_key", "key_id", "id"),
+    Index("jobs_by_object", "object_key"),
+    Index("jobs_by_result", "result_key"),
 )
 
-job_events = Table(
-    "job_events",
+# Written once, never changed; ``client.storage.audit`` says what the hash covers.
+events = Table(
+    "events",
     metadata,
-    Column(
-        "number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
-    ),
-    Column("job_id", String(36), ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("tenant", String(63), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("at", UtcDateTime, nullable=False),
-    Column("event", String(32), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("job_id", String(36), nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("code", String(64), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("events_by_job", "job_id", "number"),
 )
 
-_PLAIN = tuple(name for name in Job.__dataclass_fields__ if name not in ("priority", "state"))
+# The end of each tenant's chain: whoever cuts it off cannot write this row anew.
+chain_heads = Table(
+    "chain_heads",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("mac", String(64), nullable=False),
+)
+
+_PLAIN = tuple(name for name in Job.__dataclass_fields__ if name in jobs.c)
 
 
 def to_job(row: Row[Any]) -> Job:
     """Return the job that a row of ``jobs`` describes."""
     values = row._mapping
+    plain = {name: values[name] for name in _PLAIN}
     return Job(
-        priority=Priority(values["priority"]),
-        state=JobState(values["state"]),
-        **{name: values[name] for name in _PLAIN},
+        **plain | {"priority": Priority(plain["priority"]), "state": JobState(plain["state"])}
     )

@@ -49,9 +49,10 @@ async def run_worker(
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     store = open_store(settings.store_url)
+    keys = KeyDirectory(Path(settings.keys))
     async with contextlib.AsyncExitStack() as owned:
         ledger = await owned.enter_async_context(
-            Ledger(settings.ledger_url, max_attempts=settings.max_attempts)
+            Ledger(settings.ledger_url, keys.audit_key(), max_attempts=settings.max_attempts)
         )
         queue = await owned.enter_async_context(StreamsQueue(settings.queue_url, owner))
         segmenters: dict[str, Segmenter] = {}
@@ -59,7 +60,7 @@ async def run_worker(
             segmenters[model.spec.name] = await owned.enter_async_context(model)
         pipeline = StudyPipeline(
             store,
-            Keyring(KeyDirectory(Path(settings.keys)).worker_keys),
+            Keyring(keys.worker_keys),
             segmenters,
             Isolation(settings.read_timeout_s, settings.read_memory_mib * _MIB),
             _limits(settings),

@@ -13,7 +13,6 @@ import pytest
 from client.dicom.readback import source_series_uid
 from client.ingest.sender import IngestClient
 from client.jobs import Job, JobState, Priority
-from client.storage.ledger import Ledger
 from client.storage.stores import open_store
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, numbered_volume
 from tests.local_stack import LocalStack, running_stack
@@ -64,13 +63,13 @@ def everything_ended(jobs: tuple[Job, ...]) -> bool:
 
 async def check_each_done_once(stack: LocalStack, client: IngestClient, jobs: list[Job]) -> None:
     """Every job has one finish in the ledger, one current result, and the result is its own."""
-    async with Ledger(stack.settings.ledger_url) as ledger:
+    async with stack.ledger() as ledger:
         for number, submitted in enumerate(jobs):
             job = await client.get(submitted.id)
             assert job.state is JobState.DONE, (job.code, job.reason)
-            events = [event.event for event in await ledger.events(job.id)]
-            assert events.count("finished") == 1
-            assert events[-1] == "finished"
+            events = [event.action for event in await ledger.events(job.id)]
+            assert events.count("job.finished") == 1
+            assert events[-1] == "job.finished"
             files = await client.fetch(submitted)
             uid = source_series_uid(files["segmentation-001.dcm"])
             assert uid == f"1.2.826.0.1.77.{number + 1}"
@@ -85,13 +84,13 @@ async def test_stat_goes_first(tmp_path: Path, random_repository: Path) -> None:
             os.kill(worker, signal.SIGCONT)
             await until(client, everything_ended)
             await check_each_done_once(stack, client, jobs)
-        async with Ledger(stack.settings.ledger_url) as ledger:
+        async with stack.ledger() as ledger:
             claims = []
             for job in jobs:
                 claims += [
                     (event.at, job.priority)
                     for event in await ledger.events(job.id)
-                    if event.event == "claimed"
+                    if event.action == "job.claimed"
                 ]
         order = [priority for _, priority in sorted(claims, key=lambda claim: claim[0])]
         # What the worker had already asked for when it was frozen may come before.

@@ -22,6 +22,7 @@ from tests.postgres import postgres_url
 pytestmark = pytest.mark.contract
 
 LEASE_S = 30.0
+KEY = bytes(range(32))
 
 
 class Clock:
@@ -65,7 +66,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def ledger(url: str, clock: Clock) -> AsyncIterator[Ledger]:
-    async with Ledger(url, max_attempts=3, clock=clock) as opened:
+    async with Ledger(url, KEY, max_attempts=3, clock=clock) as opened:
         yield opened
 
 
@@ -92,7 +93,7 @@ async def submitted(ledger: Ledger, **values: str) -> Job:
 
 
 async def history(ledger: Ledger, job: Job) -> list[str]:
-    return [event.event for event in await ledger.events(job.id)]
+    return [event.action for event in await ledger.events(job.id)]
 
 
 async def test_a_submitted_job_is_as_it_was_sent(ledger: Ledger, clock: Clock) -> None:
@@ -106,7 +107,7 @@ async def test_a_submitted_job_is_as_it_was_sent(ledger: Ledger, clock: Clock) -
         upload_id=new.upload_id,
         priority=Priority.STAT,
         model="brain_mr",
-        state=JobState.QUEUED,
+        state=JobState.RECEIVED,
         attempt=0,
         stage="",
         progress=0.0,
@@ -118,11 +119,12 @@ async def test_a_submitted_job_is_as_it_was_sent(ledger: Ledger, clock: Clock) -
         result_key="",
         result_bytes=0,
         result_header=b"",
-        created_at=clock.now - timedelta(microseconds=0),
+        created_at=job.created_at,
         updated_at=job.created_at,
         lease_expires_at=None,
     )
     assert job.created_at.tzinfo is UTC
+    assert clock.now - job.created_at < timedelta(milliseconds=1)
 
 
 async def test_the_way_to_done(ledger: Ledger) -> None:
@@ -137,7 +139,7 @@ async def test_the_way_to_done(ledger: Ledger) -> None:
     assert (done.result_key, done.result_bytes) == (f"results/{job.id}-1", 77)
     assert done.result_header == b"result"
     assert done.lease_expires_at is None
-    assert await history(ledger, job) == ["submitted", "claimed", "finished"]
+    assert await history(ledger, job) == ["job.received", "job.claimed", "job.finished"]
 
 
 async def test_rejection_and_failure_keep_their_reason(ledger: Ledger) -> None:
@@ -237,9 +239,9 @@ async def test_retries_wait_and_end(ledger: Ledger, clock: Clock) -> None:
             with pytest.raises(LeaseLost):
                 await ledger.claim(job.id, "w", LEASE_S)
             clock.move(11)
-    assert (back.state, back.code) == (JobState.FAILED, "RETRIES_EXHAUSTED")
+    assert (back.state, back.code) == (JobState.DEAD, "RETRIES_EXHAUSTED")
     assert "The model server was away." in back.reason
-    assert (await history(ledger, job))[-2:] == ["retried", "failed"]
+    assert (await history(ledger, job))[-2:] == ["job.claimed", "job.dead"]
 
 
 async def test_vanishing_workers_use_up_the_attempts(ledger: Ledger, clock: Clock) -> None:
@@ -250,19 +252,19 @@ async def test_vanishing_workers_use_up_the_attempts(ledger: Ledger, clock: Cloc
         clock.move(LEASE_S + 1)
     failed = await ledger.exhaust()
     assert [(f.id, f.code) for f in failed] == [(job.id, "RETRIES_EXHAUSTED")]
-    assert (await ledger.get(other.id)).state is JobState.QUEUED
+    assert (await ledger.get(other.id)).state is JobState.RECEIVED
     with pytest.raises(LeaseLost):
         await ledger.claim(job.id, "w", LEASE_S)
 
 
-async def test_a_claim_of_a_used_up_job_fails_it(ledger: Ledger, clock: Clock) -> None:
+async def test_a_claim_of_a_used_up_job_ends_it(ledger: Ledger, clock: Clock) -> None:
     job = await submitted(ledger)
     for _ in range(3):
         await ledger.claim(job.id, "w", LEASE_S)
         clock.move(LEASE_S + 1)
     with pytest.raises(LeaseLost):
         await ledger.claim(job.id, "w", LEASE_S)
-    assert (await ledger.get(job.id)).state is JobState.FAILED
+    assert (await ledger.get(job.id)).state is JobState.DEAD
 
 
 async def test_a_released_job_is_not_punished(ledger: Ledger) -> None:
@@ -337,11 +339,11 @@ async def test_claimable_finds_exactly_the_forgotten(ledger: Ledger, clock: Cloc
 async def test_two_processes_may_start_at_once_and_find_everything_again(
     url: str, clock: Clock
 ) -> None:
-    async with Ledger(url, clock=clock) as one, Ledger(url, clock=clock) as two:
+    async with Ledger(url, KEY, clock=clock) as one, Ledger(url, KEY, clock=clock) as two:
         job = await submitted(one)
         assert await two.get(job.id) == job
         await two.ping()
-    ledgers = [Ledger(url, clock=clock) for _ in range(3)]
+    ledgers = [Ledger(url, KEY, clock=clock) for _ in range(3)]
     await asyncio.gather(*(ledger.__aenter__() for ledger in ledgers))
     assert await ledgers[0].get(job.id) == job
     for ledger in ledgers:
@@ -350,7 +352,7 @@ async def test_two_processes_may_start_at_once_and_find_everything_again(
 
 async def test_an_absent_database_is_transient() -> None:
     with pytest.raises(Transient):
-        await Ledger("postgresql+psycopg://x@127.0.0.1:1/none").__aenter__()
+        await Ledger("postgresql+psycopg://x@127.0.0.1:1/none", KEY).__aenter__()
 
 
 @pytest.mark.parametrize(
@@ -358,21 +360,28 @@ async def test_an_absent_database_is_transient() -> None:
 )
 def test_a_wrong_url_is_told(wrong: str) -> None:
     with pytest.raises(ConfigurationError):
-        Ledger(wrong)
+        Ledger(wrong, KEY)
 
 
 async def test_the_sqlite_file_is_private_and_set_to_keep_what_it_acknowledged(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state" / "ledger.sqlite"
-    async with Ledger(f"sqlite+aiosqlite:///{path}") as ledger:
+    async with Ledger(f"sqlite+aiosqlite:///{path}", KEY) as ledger:
         assert path.stat().st_mode & 0o777 == 0o600
-        async with ledger._table._engine.connect() as connection:
+        async with ledger._table._database._engine.connect() as connection:
             values = {
                 name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
-                for name in ("synchronous", "foreign_keys", "journal_mode", "busy_timeout")
+                for name in (
+                    "synchronous",
+                    "foreign_keys",
+                    "journal_mode",
+                    "busy_timeout",
+                    "secure_delete",
+                )
             }
     assert values["synchronous"] == 2
     assert values["foreign_keys"] == 1
+    assert values["secure_delete"] == 1
     assert values["journal_mode"] in ("truncate", "wal")
     assert values["busy_timeout"] == 10_000

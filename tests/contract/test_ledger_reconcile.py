@@ -45,7 +45,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/l.sqlite", clock=clock) as opened:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/l.sqlite", bytes(32), clock=clock) as opened:
         yield opened
 
 
@@ -118,7 +118,7 @@ async def test_queued_running_and_finished_jobs_are_left_alone(
     assert (await reconciler.once()).requeued == ()
 
 
-async def test_a_vanished_workers_job_comes_back_and_finally_fails(
+async def test_a_vanished_workers_job_comes_back_and_finally_is_dead(
     ledger: Ledger, queue: JobQueue, store: ObjectStore, reconciler: Reconciler, clock: Clock
 ) -> None:
     job = await submitted(ledger, store)
@@ -129,9 +129,9 @@ async def test_a_vanished_workers_job_comes_back_and_finally_fails(
         assert (await ledger.claim(job.id, "w", LEASE_S)).attempt == attempt
         clock.move(LEASE_S)
     report = await reconciler.once()
-    assert (report.requeued, report.failed) == ((), (job.id,))
+    assert (report.requeued, report.dead) == ((), (job.id,))
     ended = await ledger.get(job.id)
-    assert (ended.state, ended.code) == (JobState.FAILED, "RETRIES_EXHAUSTED")
+    assert (ended.state, ended.code) == (JobState.DEAD, "RETRIES_EXHAUSTED")
 
 
 async def test_the_sweep_deletes_what_no_job_has(

@@ -91,7 +91,9 @@ async def one_chunk() -> AsyncIterator[bytes]:
 
 @pytest_asyncio.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite", max_attempts=2) as ledger:
+    async with Ledger(
+        f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite", bytes(32), max_attempts=2
+    ) as ledger:
         yield Site(ledger)
 
 
@@ -127,7 +129,7 @@ async def test_what_may_heal_is_tried_again_and_then_given_up(site: Site, error:
         await asyncio.sleep(1.1)  # the pause before the second try
         await site.queue.put(job_id, Priority.ROUTINE)  # as the reconciler does
         (job,) = await site.ended(job_id)
-    assert (job.state, job.code, job.attempt) == (JobState.FAILED, "RETRIES_EXHAUSTED", 2)
+    assert (job.state, job.code, job.attempt) == (JobState.DEAD, "RETRIES_EXHAUSTED", 2)
     history = " ".join(event.detail for event in await site.ledger.events(job_id))
     assert "Doe" not in history + job.reason
 
