@@ -7,7 +7,7 @@ TRITON := nvidia-pytriton==0.7.0
 DEV_SOURCES := client preprocess export loadtest training tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format types check proto lock clean
+.PHONY: help demo test bench chaos proof lint format types check proto lock clean
 
 help: ## Say what each target does
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,17 @@ test: $(VENV)/.dev ## Run unit, contract, integration and chaos tests on the rea
 
 bench: $(VENV)/.server ## First numbers: raw engine, ensemble and the whole way, as ratios
 	@$(BIN)/python -m loadtest.bench --quick
+
+# Long runs on the real parts; each writes docs/proof/<name>.json, and the page is made of them.
+PROOFS := tamper access flood backup canary fuzz network mutation
+
+chaos: $(VENV)/.dev ## 500 studies under 200 kills and every fault point; writes docs/proof/chaos.json
+	@$(BIN)/python -m tests.proof.chaos
+	@$(BIN)/python -m tests.proof.page
+
+proof: chaos ## Every other long proof: tampering, access, floods, backups, privacy, fuzzing, network, mutants
+	@for name in $(PROOFS); do $(BIN)/python -m tests.proof.$$name || exit 1; done
+	@$(BIN)/python -m tests.proof.page
 
 lint: $(VENV)/.dev ## ruff, import arrows, generated code up to date
 	@$(BIN)/ruff check $(DEV_SOURCES) model_repository

@@ -1,4 +1,4 @@
-"""What an entry of the audit trail holds, wherever it is: in the ledger, on the wire, at an auditor."""
+"""What an entry of the audit trail holds: in the ledger, on the wire, at an auditor."""
 
 from __future__ import annotations
 
