@@ -11,7 +11,7 @@ import typer
 
 from client.audittrail import AuditEvent
 from client.cli.console import ExitCode, Output, run_async
-from client.cli.job_commands import connect
+from client.cli.sending import connect
 from client.errors import ConfigurationError
 from client.settings import Settings, load_settings
 

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from client.cli import demo, doctor, job_commands, key_commands, patient_commands, stack_commands
+from client.cli import (
+    audit_commands,
+    demo,
+    doctor,
+    job_commands,
+    key_commands,
+    patient_commands,
+    stack_commands,
+)
 from client.cli.console import report_error
 from client.cli.deidentify_command import deidentify
 from client.discretion import forbid_core_dumps
@@ -49,6 +57,7 @@ app.command()(job_commands.fetch)
 app.command()(job_commands.cancel)
 app.command()(patient_commands.erase)
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(audit_commands.app, name="audit")
 app.command()(deidentify)
 app.command()(doctor.doctor)
 

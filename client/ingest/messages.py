@@ -8,17 +8,20 @@ import protovalidate
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from client.errors import RefusalCode, Rejected
+from client.audittrail import AuditEvent
+from client.errors import ConfigurationError, RefusalCode, Rejected
 from client.jobs import Job, JobState, Priority
 from client.proto import ingest_pb2
 
 __all__ = (
     "Undecodable",
     "check",
+    "event_of",
     "from_status",
     "priority_of",
     "state_of",
     "timestamp",
+    "to_event",
     "to_status",
 )
 
@@ -69,8 +72,8 @@ def timestamp(moment: datetime) -> Timestamp:
     return message
 
 
-def to_status(job: Job) -> ingest_pb2.JobStatus:
-    """Return what a sender may know of a job."""
+def to_status(job: Job, sealed_label: bytes) -> ingest_pb2.JobStatus:
+    """Return what a sender may know of a job, and the label that only the sender can read."""
     return ingest_pb2.JobStatus(
         id=job.id,
         upload_id=job.upload_id,
@@ -86,11 +89,44 @@ def to_status(job: Job) -> ingest_pb2.JobStatus:
         result_bytes=job.result_bytes,
         created_at=timestamp(job.created_at),
         updated_at=timestamp(job.updated_at),
+        sealed_label=sealed_label,
+    )
+
+
+def to_event(event: AuditEvent) -> ingest_pb2.AuditEvent:
+    """Return an entry of the audit trail as a message."""
+    return ingest_pb2.AuditEvent(
+        number=event.number,
+        at=timestamp(event.at),
+        actor=event.actor,
+        role=event.role,
+        action=event.action,
+        outcome=event.outcome,
+        job_id=event.job_id,
+        state=event.state,
+        attempt=event.attempt,
+        code=event.code,
+        detail=event.detail,
+        hash=event.hash,
     )
 
 
 def from_status(status: ingest_pb2.JobStatus, tenant: str) -> Job:
-    """Return a job as a sender knows it: where things are stored stays empty."""
+    """Return a job as a sender knows it: where things are stored stays empty.
+
+    Raises:
+        ConfigurationError: It holds a state, priority or time that this version does not know.
+    """
+    try:
+        return _from_status(status, tenant)
+    except (KeyError, ValueError, OverflowError) as error:
+        raise ConfigurationError(
+            "Expected a job in the protocol's terms, but the gateway named a state, priority or "
+            "time that this version does not know; use a client of the gateway's version."
+        ) from error
+
+
+def _from_status(status: ingest_pb2.JobStatus, tenant: str) -> Job:
     return Job(
         id=status.id,
         tenant=tenant,
@@ -112,4 +148,24 @@ def from_status(status: ingest_pb2.JobStatus, tenant: str) -> Job:
         created_at=status.created_at.ToDatetime(UTC),
         updated_at=status.updated_at.ToDatetime(UTC),
         lease_expires_at=None,
+        sealed_label=status.sealed_label,
+    )
+
+
+def event_of(message: ingest_pb2.AuditEvent, tenant: str) -> AuditEvent:
+    """Return an entry of the audit trail as an auditor knows it."""
+    return AuditEvent(
+        tenant=tenant,
+        number=message.number,
+        at=message.at.ToDatetime(UTC),
+        actor=message.actor,
+        role=message.role,
+        action=message.action,
+        outcome=message.outcome,
+        job_id=message.job_id,
+        state=message.state,
+        attempt=message.attempt,
+        code=message.code,
+        detail=message.detail,
+        hash=message.hash,
     )

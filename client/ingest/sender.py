@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from client.audittrail import AuditEvent
 from client.crypto.bridge import in_thread
 from client.crypto.keyring import Keyring, PublicKey
 from client.crypto.labels import StudyLabel, open_label, seal_label
@@ -26,7 +27,7 @@ from client.crypto.studies import SealedStudy, open_result, seal_study
 from client.errors import AccessDenied, ConfigurationError, RefusalCode, Rejected, Transient
 from client.ingest.bundle import read_bundle, study_bundle
 from client.ingest.calls import GatewayConnection, SenderSettings
-from client.ingest.messages import from_status
+from client.ingest.messages import event_of, from_status
 from client.ingest.patients import patient_of
 from client.jobs import Job, JobState, Priority
 from client.limits import RESULT, MessageLimits
@@ -38,6 +39,7 @@ Progress = Callable[[int, int], None]
 """Called with bytes sent and bytes in all; goes back to 0 when an upload starts anew."""
 
 _LARGEST_PAGE = MessageLimits().max_page_jobs
+_LARGEST_EVENT_PAGE = MessageLimits().max_page_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,27 @@ class IngestClient:
     def label(self, job: Job) -> StudyLabel | None:
         """Decrypt what to call a job's study on a screen; None where there is nothing to read."""
         return open_label(job.sealed_label, self._keyring, self._secret, job.upload_id)
+
+    async def events(
+        self, after: int = 0, limit: int | None = None
+    ) -> AsyncGenerator[AuditEvent, None]:
+        """Yield our tenant's audit trail, oldest first; needs a token with the role auditor.
+
+        Args:
+            after: Only entries after this number; go on later with the last one's.
+            limit: At most so many; None yields all there are.
+        """
+        left = limit
+        while left is None or left > 0:
+            page = _LARGEST_EVENT_PAGE if left is None else min(left, _LARGEST_EVENT_PAGE)
+            request = ingest_pb2.ListEventsRequest(after=after, page_size=page)
+            answer = await self._gateway.call("ListEvents", request)
+            for message in answer.events:
+                yield event_of(message, self._settings.tenant)
+                after = message.number
+            if len(answer.events) < page:
+                return
+            left = None if left is None else left - page
 
     async def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """Yield a job as it is now and after each change; end after it finished.
