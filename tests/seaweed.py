@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sysconfig
@@ -92,6 +93,16 @@ class Seaweed:
         for port in self._ports.values():
             for socket_left in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{port}.sock"):
                 socket_left.unlink(missing_ok=True)
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Let it hold its connections without a word, as a hung machine does."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send_signal(signal.SIGCONT)
 
     def _options(self, config: Path) -> list[str]:
         return [
