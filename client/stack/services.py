@@ -26,6 +26,8 @@ from client.triton.server import TritonSettings, server_command
 __all__ = ("LocalServices", "local_services")
 
 _PROBE_TIMEOUT_S = 2.0
+_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "VAULT_")
+"""Prefixes of the variables with which object stores and key services are opened."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "PYTHONPATH": root,
         "PYTHONUNBUFFERED": "1",
         "HOME": str(Path.home()),
+        **{name: value for name, value in os.environ.items() if name.startswith(_CLOUDS)},
         **settings.environment(),
         **fault_environment(),
     }

@@ -172,7 +172,7 @@ class Supervisor:
             status = self._status[service.name]
             self._note(service.name, state="restarting", pid=0, restarts=status.restarts + 1)
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S)) - 1] if failures else 0)
-            with contextlib.suppress(ConfigurationError):
+            with contextlib.suppress(ConfigurationError, OSError):
                 child = await self._start(service)
                 continue
             child = self._children[service.name]
@@ -201,8 +201,9 @@ class Supervisor:
             {"pid": os.getpid(), "services": [asdict(s) for s in self._status.values()]}
         )
         fresh = self._run / "stack.json.new"
-        fresh.write_text(text)
-        fresh.replace(self._run / "stack.json")
+        with contextlib.suppress(OSError):  # a full disk must not end what keeps all else alive
+            fresh.write_text(text)
+            fresh.replace(self._run / "stack.json")
 
     def _log_tail(self, name: str, lines: int = 15) -> str:
         text = (self._logs / f"{name}.log").read_text(errors="replace")
