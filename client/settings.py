@@ -38,6 +38,15 @@ class Settings:
         "",
         "SQLAlchemy URL of the ledger (postgresql+psycopg://…); empty: SQLite under HOME.",
     )
+    vault_url: str = _setting(
+        "",
+        "SQLAlchemy URL of the vault of patients' keys, never the ledger's; empty: SQLite under "
+        "HOME.",
+    )
+    kek: str = _setting(
+        "",
+        "What wraps the vault's keys (aws-kms://…, gcp-kms://…, hcvault://…); empty: KEYS/kek.",
+    )
     store_url: str = _setting(
         "", "Object store (file:///…, s3://…, gs://…, az://…); empty: files under HOME."
     )
@@ -99,6 +108,7 @@ class Settings:
             "home": str(home),
             "keys": str(Path(self.keys or home / "keys").expanduser().absolute()),
             "ledger_url": self.ledger_url or f"sqlite+aiosqlite:///{home / 'ledger.sqlite'}",
+            "vault_url": self.vault_url or f"sqlite+aiosqlite:///{home / 'vault.sqlite'}",
             "store_url": self.store_url or (home / "objects").as_uri(),
             "model_repository": str(Path(repository).absolute()),
             "token_jwks": self.token_jwks or self._local_jwks(home),

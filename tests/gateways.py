@@ -7,26 +7,31 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.access.identity import AccessSettings
+from client.access.issuer import JWKS_FILE
 from client.crypto.envelope import Digest
 from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.crypto.keyring import Keyring
+from client.crypto.kms import open_key_manager
 from client.crypto.studies import open_study, seal_result
 from client.ingest.bundle import read_bundle, result_bundle
 from client.ingest.calls import SenderSettings
 from client.ingest.gateway import Gateway, GatewaySettings, serve
+from client.ingest.intake import Behind
 from client.ingest.sender import IngestClient
 from client.jobqueue.base import JobQueue
 from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job
 from client.limits import BundleLimits, ServiceLimits
-from client.proto import ingest_pb2
+from client.storage.headers import open_study_header, seal_result_header
 from client.storage.ledger import Ledger
 from client.storage.localobjects import LocalObjectStore
 from client.storage.objects import ObjectStore, result_key
 from client.storage.records import JobResult
+from client.storage.vault import Vault
 
-__all__ = ("TENANT", "GatewayUnderTest", "running_gateway")
+__all__ = ("TENANT", "GatewayUnderTest", "access_settings", "running_gateway")
 
 TENANT = "radiology"
 _MAX_BYTES = 1 << 28
@@ -41,7 +46,9 @@ class GatewayUnderTest:
     store: ObjectStore
     store_root: Path
     ledger: Ledger
+    vault: Vault
     queue: JobQueue
+    behind: Behind
 
     @property
     def address(self) -> str:
@@ -71,7 +78,7 @@ class GatewayUnderTest:
         entry = await self.queue.take(5)
         assert entry is not None
         job = await self.ledger.claim(entry.job_id, "test", 30)
-        header = ingest_pb2.StudyHeader.FromString(job.header)
+        header = await open_study_header(self.vault, job)
         keyring = Keyring(self.keys.worker_keys)
         study = await open_study(
             header, self.store.get(job.object_key), keyring, max_bytes=_MAX_BYTES
@@ -86,14 +93,19 @@ class GatewayUnderTest:
                 yield chunk
 
         stored = await self.store.put(result_key(job.id, job.attempt), ciphertext())
-        done = await self.ledger.finish(job, JobResult(stored, sealed.header.SerializeToString()))
+        told = await seal_result_header(self.vault, job, sealed.header)
+        done = await self.ledger.finish(job, JobResult(stored, told))
         await self.queue.ack(entry)
         return done, files
 
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    folder: Path, limits: ServiceLimits | None = None, *, health: bool = False
+    folder: Path,
+    limits: ServiceLimits | None = None,
+    *,
+    health: bool = False,
+    tokens_required: bool = False,
 ) -> AsyncIterator[GatewayUnderTest]:
     """Serve on a free port while the context lasts."""
     keys = KeyDirectory(folder / "keys")
@@ -102,7 +114,7 @@ async def running_gateway(
     settings = GatewaySettings(
         listen="127.0.0.1:0",
         tls=keys.gateway_tls,
-        worker_keys=keys.worker_keys,
+        access=access_settings(keys, tokens_required=tokens_required),
         health_listen="127.0.0.1:0" if health else "",
         limits=limits or ServiceLimits(watch_interval_s=0.02),
         ready_interval_s=0.1,
@@ -112,6 +124,24 @@ async def running_gateway(
         embedded_queue(folder / "q") as url,
         StreamsQueue(url, "test") as queue,
         Ledger(f"sqlite+aiosqlite:///{folder / 'ledger.sqlite'}", keys.audit_key()) as ledger,
-        serve(settings, store, ledger, queue) as gateway,
+        Vault(
+            f"sqlite+aiosqlite:///{folder / 'vault.sqlite'}", open_key_manager("", keys.kek)
+        ) as vault,
     ):
-        yield GatewayUnderTest(gateway, keys, store, folder / "objects", ledger, queue)
+        behind = Behind(store, ledger, vault, queue, keys.worker_keys)
+        async with serve(settings, behind) as gateway:
+            yield GatewayUnderTest(
+                gateway, keys, store, folder / "objects", ledger, vault, queue, behind
+            )
+
+
+def access_settings(keys: KeyDirectory, *, tokens_required: bool = False) -> AccessSettings:
+    """Return what a gateway takes callers by, with the local token issuer."""
+    return AccessSettings(
+        authority=keys.authority,
+        revoked=keys.revoked,
+        token_issuer="hounsfield",
+        token_audience="hounsfield",
+        token_jwks=str(keys.tokens / JWKS_FILE),
+        tokens_required=tokens_required,
+    )

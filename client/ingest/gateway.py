@@ -9,23 +9,21 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from client.access.identity import AccessSettings, Authenticator
 from client.crypto.keydirectory import TlsFiles
 from client.crypto.keyring import load_public_keys
-from client.crypto.privatefiles import read_private
 from client.errors import ClientError, ConfigurationError
+from client.ingest.intake import Behind
 from client.ingest.interceptor import IngestInterceptor
+from client.ingest.servertls import ServerTls
 from client.ingest.service import IngestService
-from client.jobqueue.base import JobQueue
 from client.limits import ServiceLimits, TransportLimits
 from client.proto import ingest_pb2_grpc
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore
 
 __all__ = ("READY", "Gateway", "GatewaySettings", "serve")
 
@@ -42,8 +40,8 @@ class GatewaySettings:
 
     Attributes:
         listen: ``host:port``; port 0 takes a free one.
-        tls: Its certificate, and the CA that signs senders' certificates.
-        worker_keys: Folder with the public halves of the workers' keys.
+        tls: Its certificate, and the CA that signs senders' certificates; followed when renewed.
+        access: How callers show who they are.
         health_listen: ``host:port`` of a second listener that only answers health checks, without
             TLS, for probes that cannot show a certificate; "" for none.
         limits: Bounds of the service itself.
@@ -54,7 +52,7 @@ class GatewaySettings:
 
     listen: str
     tls: TlsFiles
-    worker_keys: Path
+    access: AccessSettings
     health_listen: str = ""
     limits: ServiceLimits = field(default_factory=ServiceLimits)
     transport: TransportLimits = field(default_factory=TransportLimits)
@@ -71,21 +69,28 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def serve(
-    settings: GatewaySettings, store: ObjectStore, ledger: Ledger, queue: JobQueue
-) -> AsyncIterator[Gateway]:
+async def serve(settings: GatewaySettings, behind: Behind) -> AsyncIterator[Gateway]:
     """Serve while the context lasts, then let running calls end.
 
+    Args:
+        settings: How.
+        behind: What stands behind it, connected.
+
     Raises:
-        ConfigurationError: A certificate is missing, or an address is taken.
+        ConfigurationError: A certificate is missing, an address is taken, or the revocation list
+            or the token issuer's keys are damaged.
     """
-    service = IngestService(store, ledger, queue, settings.worker_keys, settings.limits)
+    authenticator = Authenticator(settings.access)
+    await authenticator.load()
+    tls = await asyncio.to_thread(ServerTls, settings.tls)
+    interceptor = IngestInterceptor(authenticator, behind.ledger, settings.limits)
+    service = IngestService(behind, settings.limits)
     checks = health.aio.HealthServicer()
     async with contextlib.AsyncExitStack() as stack:
-        main = _server(settings.transport, IngestInterceptor())
+        main = _server(settings.transport, interceptor)
         ingest_pb2_grpc.add_IngestServicer_to_server(service, main)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(checks, main)
-        port = _bind(main, settings.listen, _credentials(settings.tls))
+        port = _bind(main, settings.listen, tls.credentials())
         health_port = 0
         servers = [main]
         if settings.health_listen:
@@ -97,9 +102,9 @@ async def serve(
             await server.start()
             stack.push_async_callback(server.stop, settings.grace_s)
         stack.push_async_callback(checks.enter_graceful_shutdown)
-        await _tell_readiness(checks, settings, ledger)
-        watcher = asyncio.create_task(_watch_readiness(checks, settings, ledger))
-        stack.callback(watcher.cancel)
+        await _tell_readiness(checks, behind)
+        for watch in (_watch_readiness(checks, behind, settings.ready_interval_s), tls.run()):
+            stack.callback(asyncio.create_task(watch).cancel)
         yield Gateway(port, health_port)
 
 
@@ -135,13 +140,6 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    pair = (read_private(tls.private_key), tls.certificate.read_bytes())
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=tls.authority.read_bytes(), require_client_auth=True
-    )
-
-
 def _bind(server: grpc.aio.Server, address: str, credentials: Any) -> int:
     try:
         if credentials is None:
@@ -149,26 +147,24 @@ def _bind(server: grpc.aio.Server, address: str, credentials: Any) -> int:
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"Cannot listen on {address}: it is taken, is not an address of this machine, or the "
-            "certificate and its key do not belong together."
+            f"Cannot listen on {address}: it is taken, or is not an address of this machine."
         ) from error
 
 
 async def _watch_readiness(
-    checks: health.aio.HealthServicer, settings: GatewaySettings, ledger: Ledger
+    checks: health.aio.HealthServicer, behind: Behind, interval_s: float
 ) -> None:
     while True:
-        await asyncio.sleep(settings.ready_interval_s)
-        await _tell_readiness(checks, settings, ledger)
+        await asyncio.sleep(interval_s)
+        await _tell_readiness(checks, behind)
 
 
-async def _tell_readiness(
-    checks: health.aio.HealthServicer, settings: GatewaySettings, ledger: Ledger
-) -> None:
-    """Ready means: the ledger answers and there is a key to encrypt for."""
+async def _tell_readiness(checks: health.aio.HealthServicer, behind: Behind) -> None:
+    """Ready means: ledger and vault answer, and there is a key to encrypt for."""
     try:
-        await ledger.ping()
-        ready = bool(await asyncio.to_thread(load_public_keys, settings.worker_keys))
+        await behind.ledger.ping()
+        await behind.vault.ping()
+        ready = bool(await asyncio.to_thread(load_public_keys, behind.worker_keys))
     except ClientError:
         ready = False
     await checks.set(READY, _SERVING if ready else _NOT_SERVING)

@@ -14,59 +14,87 @@ import hashlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+from client.access.principal import Principal
 from client.crypto.envelope import ciphertext_length
+from client.crypto.keyring import load_public_keys
 from client.errors import (
     AccessDenied,
     Busy,
     ConfigurationError,
     Conflict,
+    Erased,
     RefusalCode,
     Rejected,
     Transient,
 )
 from client.faultpoints import Step, reach
+from client.ingest.erasure import Subject
 from client.ingest.messages import check, priority_of
 from client.jobqueue.base import JobQueue
-from client.jobs import Job
+from client.jobs import Actor, Job
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2
+from client.storage.headers import seal_study_header
 from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, study_key
+from client.storage.objects import ObjectStore, StoredObject, study_key
 from client.storage.records import NewJob
+from client.storage.vault import Vault
 
-__all__ = ("Intake", "Requests")
+__all__ = ("Behind", "Intake", "Requests")
 
 _LOG = logging.getLogger(__name__)
 
 Requests = AsyncIterator[ingest_pb2.SubmitStudyRequest]
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What stands behind a gateway.
+
+    Attributes:
+        store: Where ciphertext goes.
+        ledger: Where jobs are entered.
+        vault: Has the patients' keys.
+        queue: Where workers are told; losing it loses nothing.
+        worker_keys: Folder with the public halves of the workers' keys.
+    """
+
+    store: ObjectStore
+    ledger: Ledger
+    vault: Vault
+    queue: JobQueue
+    worker_keys: Path
+
+
 class Intake:
     """Where uploads arrive.
 
     Args:
-        store: Where ciphertext goes.
-        ledger: Where jobs are entered.
-        queue: Where workers are told; losing it loses nothing.
+        behind: Where ciphertext and jobs go, and what seals headers.
         limits: Every bound.
     """
 
-    def __init__(
-        self, store: ObjectStore, ledger: Ledger, queue: JobQueue, limits: ServiceLimits
-    ) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._queue = queue
+    def __init__(self, behind: Behind, limits: ServiceLimits) -> None:
+        self._store = behind.store
+        self._ledger = behind.ledger
+        self._vault = behind.vault
+        self._queue = behind.queue
+        self._worker_keys = behind.worker_keys
         self._limits = limits
         self._arriving: list[int] = []
 
-    async def take(self, tenant: str, requests: Requests) -> Job:
-        """Store a study and enter its job; return the job, also of an earlier equal upload.
+    async def take(self, caller: Principal, requests: Requests) -> tuple[Job, bool]:
+        """Store a study and enter its job.
 
         Args:
-            tenant: Who the caller is.
+            caller: Who sends it.
             requests: Header, then ciphertext.
+
+        Returns:
+            The job, and whether it is new; the answer may be the job of an earlier equal upload.
 
         Raises:
             AccessDenied: The header names another tenant.
@@ -75,16 +103,40 @@ class Intake:
             Rejected: The upload breaks the protocol, or is not what its header says.
             Transient: It stalled, or a store is away.
         """
-        header = await self._header(requests, tenant)
+        header = await self._header(requests, caller.tenant)
+        earlier = await self._earlier(header)
+        if earlier is not None:
+            return earlier, False
+        await self._check_recipient(header)
+        with self._admitted(header):
+            await self._refuse_when_full()
+            return await self._take_in(header, requests, caller.actor)
+
+    async def hint(self, job: Job) -> None:
+        """Tell the workers of a job; the reconciler mends what goes wrong."""
+        try:
+            async with asyncio.timeout(self._limits.queue_timeout_s):
+                await self._queue.put(job.id, job.priority)
+                reach(Step.HINTED)
+                await self._ledger.mark_queued(job.id)
+        except (Transient, ConfigurationError, TimeoutError) as error:
+            _LOG.warning("%s waits for the reconciler: %s", job.id, error or "the queue is slow")
+
+    async def _earlier(self, header: ingest_pb2.StudyHeader) -> Job | None:
         content = header.plaintext_sha256.hex()
-        job = await self._ledger.find_upload(tenant, header.upload_id, content)
+        job = await self._ledger.find_upload(header.tenant, header.upload_id, content)
         if job is None and (same := _content_key(header)):
-            job = await self._ledger.find_content(tenant, same)
-        if job is None:
-            with self._admitted(header):
-                await self._refuse_when_full()
-                job = await self._take_in(header, requests)
+            job = await self._ledger.find_content(header.tenant, same)
         return job
+
+    async def _check_recipient(self, header: ingest_pb2.StudyHeader) -> None:
+        keys = await asyncio.to_thread(load_public_keys, self._worker_keys)
+        if header.key_id not in {key.key_id for key in keys}:
+            raise Rejected(
+                RefusalCode.BAD_ENVELOPE,
+                "The study is encrypted for a key that no worker has: ask for the keys in service "
+                "and encrypt it anew.",
+            )
 
     async def _header(self, requests: Requests, tenant: str) -> ingest_pb2.StudyHeader:
         first = await self._next(requests)
@@ -109,7 +161,9 @@ class Intake:
             )
         return header
 
-    async def _take_in(self, header: ingest_pb2.StudyHeader, requests: Requests) -> Job:
+    async def _take_in(
+        self, header: ingest_pb2.StudyHeader, requests: Requests, actor: Actor
+    ) -> tuple[Job, bool]:
         job_id = str(uuid.uuid4())
         reach(Step.UPLOAD_BEGUN)
         limits = self._limits
@@ -123,7 +177,32 @@ class Intake:
                 f"The upload took longer than {longest_s:g} s; send it again."
             ) from error
         reach(Step.OBJECT_STORED)
-        new = NewJob(
+        new = await self._sealed(job_id, header, stored)
+        try:
+            job, created = await self._ledger.submit(new, actor)
+        except Conflict:
+            await self._store.delete(stored.key)
+            raise
+        if not created:
+            await self._store.delete(stored.key)
+            return job, False
+        _LOG.info("%s stored: %d bytes, %s", job.id, job.object_bytes, job.priority)
+        reach(Step.ROW_COMMITTED)
+        await self.hint(job)
+        return job, True
+
+    async def _sealed(
+        self, job_id: str, header: ingest_pb2.StudyHeader, stored: StoredObject
+    ) -> NewJob:
+        subject = Subject(header.tenant, header.patient_pseudonym, header.upload_id)
+        key_id = await self._vault.key_for(subject.tenant, subject.name)
+        try:
+            sealed = await seal_study_header(self._vault, key_id, job_id, header)
+        except Erased as error:
+            raise Transient(
+                "The patient was erased while the study was on its way; send it again."
+            ) from error
+        return NewJob(
             id=job_id,
             tenant=header.tenant,
             upload_id=header.upload_id,
@@ -131,23 +210,12 @@ class Intake:
             model=header.model,
             content_sha256=header.plaintext_sha256.hex(),
             stored=stored,
-            header=header.SerializeToString(),
+            header=sealed,
             patient=header.patient_pseudonym,
+            subject_key_id=key_id,
             key_id=header.key_id,
             content_key=_content_key(header),
         )
-        try:
-            job, created = await self._ledger.submit(new)
-        except Conflict:
-            await self._store.delete(stored.key)
-            raise
-        if not created:
-            await self._store.delete(stored.key)
-            return job
-        _LOG.info("%s stored: %d bytes, %s", job.id, job.object_bytes, job.priority)
-        reach(Step.ROW_COMMITTED)
-        await self._hint(job)
-        return job
 
     async def _ciphertext(
         self, header: ingest_pb2.StudyHeader, requests: Requests
@@ -178,15 +246,6 @@ class Intake:
         if message is not None:
             check(message)
         return message
-
-    async def _hint(self, job: Job) -> None:
-        try:
-            async with asyncio.timeout(self._limits.queue_timeout_s):
-                await self._queue.put(job.id, job.priority)
-                reach(Step.HINTED)
-                await self._ledger.mark_queued(job.id)
-        except (Transient, ConfigurationError, TimeoutError) as error:
-            _LOG.warning("%s waits for the reconciler: %s", job.id, error or "the queue is slow")
 
     async def _refuse_when_full(self) -> None:
         backlog = await self._ledger.backlog()

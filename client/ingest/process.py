@@ -14,14 +14,17 @@ from pathlib import Path
 
 from client.access.identity import AccessSettings
 from client.crypto.keydirectory import KeyDirectory
+from client.crypto.kms import open_key_manager
 from client.discretion import be_discreet
 from client.ingest.gateway import GatewaySettings, serve
+from client.ingest.intake import Behind
 from client.jobqueue.streams import StreamsQueue
 from client.limits import ServiceLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
 from client.storage.reconcile import Reconciler, ReconcilerSettings
 from client.storage.stores import open_store
+from client.storage.vault import Vault
 
 __all__ = ("main", "run_gateway")
 
@@ -39,8 +42,12 @@ async def run_gateway(settings: Settings, stop: asyncio.Event) -> None:
     name = f"gateway-{socket.gethostname()}-{os.getpid()}"
     async with (
         Ledger(settings.ledger_url, keys.audit_key(), max_attempts=settings.max_attempts) as ledger,
+        Vault(settings.vault_url, open_key_manager(settings.kek, keys.kek)) as vault,
         StreamsQueue(settings.queue_url, name) as queue,
-        serve(_gateway_settings(settings, keys), store, ledger, queue),
+        serve(
+            _gateway_settings(settings, keys),
+            Behind(store, ledger, vault, queue, keys.worker_keys),
+        ),
     ):
         reconciler = Reconciler(ledger, queue, store, _reconciler_settings(settings))
         reconciling = asyncio.create_task(reconciler.run())
@@ -66,7 +73,6 @@ def _gateway_settings(settings: Settings, keys: KeyDirectory) -> GatewaySettings
             token_jwks=settings.token_jwks,
             tokens_required=settings.tokens == "required",
         ),
-        worker_keys=keys.worker_keys,
         limits=ServiceLimits(
             max_study_bytes=settings.max_study_mib * _MIB,
             max_unfinished_jobs=settings.max_queued,

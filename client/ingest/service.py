@@ -1,81 +1,53 @@
-"""The RPCs of the ingest service: each asks who calls, then the ledger, then answers."""
+"""The RPCs of the ingest service: each asks the ledger for what the caller may see, and answers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-import grpc
-
-from client.crypto.certificates import parse_certificate, tenant_of
+from client.access.principal import Principal
+from client.audittrail import AuditEntry
 from client.crypto.keyring import load_public_keys
-from client.errors import AccessDenied, Busy, NotFound
-from client.ingest.intake import Intake, Requests
-from client.ingest.messages import state_of, timestamp, to_status
-from client.jobqueue.base import JobQueue
+from client.errors import Busy, NotFound
+from client.ingest.erasure import Subject, erase_subject
+from client.ingest.intake import Behind, Intake, Requests
+from client.ingest.messages import state_of, timestamp, to_event, to_status
+from client.jobs import Job
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore
+from client.storage.headers import open_result_header, sealed_labels
 
-__all__ = ("IngestService", "caller_tenant")
+__all__ = ("IngestService",)
 
 _DEFAULT_PAGE = 50
-
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def caller_tenant(context: Context) -> str:
-    """Return the tenant that the caller's certificate names.
-
-    Raises:
-        AccessDenied: There is no such certificate.
-    """
-    for pem in context.auth_context().get("x509_pem_cert", ()):
-        return _tenant_in(pem)
-    raise AccessDenied("Expected a TLS client certificate that names a tenant, got none.")
-
-
-@lru_cache(maxsize=1024)
-def _tenant_in(pem: bytes) -> str:
-    return tenant_of(parse_certificate(pem))
+_DEFAULT_EVENTS = 100
 
 
 class IngestService(ingest_pb2_grpc.IngestServicer):
-    """The RPCs of ``hounsfield.ingest.v1.Ingest``; an interceptor tells their errors.
+    """The RPCs of ``hounsfield.ingest.v1.Ingest``.
+
+    The interceptor stands before each: whoever comes here is known and may make the call, the
+    request is valid, and errors are told by it.
 
     Args:
-        store: Where ciphertext goes.
-        ledger: Where jobs are entered.
-        queue: Where workers are told; losing it loses nothing.
-        worker_keys: Folder with the public halves of the workers' keys.
+        behind: Where ciphertext, jobs and keys are.
         limits: Every bound.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        ledger: Ledger,
-        queue: JobQueue,
-        worker_keys: Path,
-        limits: ServiceLimits,
-    ) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._intake = Intake(store, ledger, queue, limits)
-        self._worker_keys = worker_keys
+    def __init__(self, behind: Behind, limits: ServiceLimits) -> None:
+        self._store = behind.store
+        self._ledger = behind.ledger
+        self._vault = behind.vault
+        self._intake = Intake(behind, limits)
+        self._worker_keys = behind.worker_keys
         self._limits = limits
         self._watches = 0
 
     async def ListRecipientKeys(  # noqa: N802 - gRPC's name
-        self, request: ingest_pb2.ListRecipientKeysRequest, context: Context
+        self, request: ingest_pb2.ListRecipientKeysRequest, caller: Principal
     ) -> ingest_pb2.ListRecipientKeysResponse:
         """Answer the workers' public keys, the newest first."""
-        caller_tenant(context)
         found = await asyncio.to_thread(load_public_keys, self._worker_keys)
         keys = [
             ingest_pb2.RecipientKey(
@@ -88,69 +60,112 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
         return ingest_pb2.ListRecipientKeysResponse(keys=keys)
 
     async def SubmitStudy(  # noqa: N802
-        self, requests: Requests, context: Context
+        self, requests: Requests, caller: Principal
     ) -> ingest_pb2.SubmitStudyResponse:
         """Store a study, enter its job, and only then answer."""
-        job = await self._intake.take(caller_tenant(context), requests)
-        return ingest_pb2.SubmitStudyResponse(job=to_status(job))
+        job, created = await self._intake.take(caller, requests)
+        if not created:
+            # A new job's own event says who sent it; what was told of an earlier one is written
+            # down like any other look at a job.
+            entry = AuditEntry("call.SubmitStudy", job_id=job.id)
+            await self._ledger.record(caller.tenant, caller.actor, entry)
+        return ingest_pb2.SubmitStudyResponse(job=await self._status(job))
 
     async def GetJob(  # noqa: N802
-        self, request: ingest_pb2.GetJobRequest, context: Context
+        self, request: ingest_pb2.GetJobRequest, caller: Principal
     ) -> ingest_pb2.GetJobResponse:
         """Answer one job."""
-        job = await self._ledger.get(request.job_id, caller_tenant(context))
-        return ingest_pb2.GetJobResponse(job=to_status(job))
+        job = await self._ledger.get(request.job_id, caller.tenant)
+        return ingest_pb2.GetJobResponse(job=await self._status(job))
 
     async def ListJobs(  # noqa: N802
-        self, request: ingest_pb2.ListJobsRequest, context: Context
+        self, request: ingest_pb2.ListJobsRequest, caller: Principal
     ) -> ingest_pb2.ListJobsResponse:
         """Answer a page of the caller's jobs."""
         page = await self._ledger.list_jobs(
-            caller_tenant(context),
+            caller.tenant,
             state=state_of(request.state),
+            patient=request.patient_pseudonym,
             page_size=request.page_size or _DEFAULT_PAGE,
             page_token=request.page_token,
         )
+        labels = await sealed_labels(self._vault, page.jobs)
         return ingest_pb2.ListJobsResponse(
-            jobs=map(to_status, page.jobs), next_page_token=page.next_token
+            jobs=map(to_status, page.jobs, labels), next_page_token=page.next_token
         )
 
     async def CancelJob(  # noqa: N802
-        self, request: ingest_pb2.CancelJobRequest, context: Context
+        self, request: ingest_pb2.CancelJobRequest, caller: Principal
     ) -> ingest_pb2.CancelJobResponse:
         """Cancel a job that is not finished."""
-        job = await self._ledger.cancel(caller_tenant(context), request.job_id)
-        return ingest_pb2.CancelJobResponse(job=to_status(job))
+        job = await self._ledger.cancel(caller.tenant, request.job_id, caller.actor)
+        return ingest_pb2.CancelJobResponse(job=await self._status(job))
+
+    async def RetryJob(  # noqa: N802
+        self, request: ingest_pb2.RetryJobRequest, caller: Principal
+    ) -> ingest_pb2.RetryJobResponse:
+        """Give a dead, failed or rejected job a fresh set of tries."""
+        job = await self._ledger.retry_by_hand(caller.tenant, request.job_id, caller.actor)
+        await self._intake.hint(job)
+        return ingest_pb2.RetryJobResponse(job=await self._status(job))
+
+    async def ErasePatient(  # noqa: N802
+        self, request: ingest_pb2.ErasePatientRequest, caller: Principal
+    ) -> ingest_pb2.ErasePatientResponse:
+        """Make all of a patient's studies and results unreadable for good."""
+        erased, event = await erase_subject(
+            Subject(caller.tenant, request.patient_pseudonym, request.upload_id),
+            caller.actor,
+            request.reason,
+            vault=self._vault,
+            ledger=self._ledger,
+            store=self._store,
+        )
+        return ingest_pb2.ErasePatientResponse(
+            erased_jobs=erased, event_number=event.number, event_hash=event.hash
+        )
+
+    async def ListEvents(  # noqa: N802
+        self, request: ingest_pb2.ListEventsRequest, caller: Principal
+    ) -> ingest_pb2.ListEventsResponse:
+        """Answer a page of the tenant's audit trail."""
+        events = await self._ledger.audit_events(
+            caller.tenant, request.after, request.page_size or _DEFAULT_EVENTS
+        )
+        return ingest_pb2.ListEventsResponse(events=map(to_event, events))
 
     async def WatchJob(  # noqa: N802
-        self, request: ingest_pb2.WatchJobRequest, context: Context
+        self, request: ingest_pb2.WatchJobRequest, caller: Principal
     ) -> AsyncIterator[ingest_pb2.WatchJobResponse]:
         """Answer a job after each change, until it is finished."""
-        tenant = caller_tenant(context)
+        tenant = caller.tenant
         with self._watching():
             last = None
             while True:
                 job = await self._ledger.get(request.job_id, tenant)
                 if job != last:
-                    yield ingest_pb2.WatchJobResponse(job=to_status(job))
+                    yield ingest_pb2.WatchJobResponse(job=await self._status(job))
                 if job.finished:
                     return
                 last = job
                 await asyncio.sleep(self._limits.watch_interval_s)
 
     async def FetchResult(  # noqa: N802
-        self, request: ingest_pb2.FetchResultRequest, context: Context
+        self, request: ingest_pb2.FetchResultRequest, caller: Principal
     ) -> AsyncIterator[ingest_pb2.FetchResultResponse]:
         """Answer a result's header, then its ciphertext."""
-        job = await self._ledger.get(request.job_id, caller_tenant(context))
+        job = await self._ledger.get(request.job_id, caller.tenant)
         if not job.result_key:
             raise NotFound(
                 f"Job {job.id} has no result (its state is {job.state}). Watch it until it is done."
             )
-        header = ingest_pb2.ResultHeader.FromString(job.result_header)
+        header = await open_result_header(self._vault, job)
         yield ingest_pb2.FetchResultResponse(header=header)
         async for chunk in self._store.get(job.result_key):
             yield ingest_pb2.FetchResultResponse(chunk=chunk)
+
+    async def _status(self, job: Job) -> ingest_pb2.JobStatus:
+        return to_status(job, (await sealed_labels(self._vault, (job,)))[0])
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:

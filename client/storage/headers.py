@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from client.crypto.studies import Rewrapped
 from client.jobs import Job
 from client.proto import ingest_pb2
 from client.storage.vault import Sealed, Vault
 
 __all__ = (
     "open_result_header",
+    "open_rewrapped",
     "open_study_header",
     "seal_result_header",
+    "seal_rewrapped",
     "seal_study_header",
     "sealed_labels",
+    "unreadable",
 )
 
 
@@ -63,21 +67,64 @@ async def open_result_header(vault: Vault, job: Job) -> ingest_pb2.ResultHeader:
     return ingest_pb2.ResultHeader.FromString(content)
 
 
+async def seal_rewrapped(vault: Vault, job: Job, rewrapped: Rewrapped) -> bytes:
+    """Return what ``Job.rewrapped_dek`` holds.
+
+    Raises:
+        Erased: The patient was erased meanwhile.
+    """
+    context = _rewrapped_context(job.id, rewrapped.key_id)
+    return await vault.seal(job.subject_key_id, rewrapped.wrapped_dek, context)
+
+
+async def open_rewrapped(vault: Vault, job: Job) -> Rewrapped | None:
+    """Return a study's data key as a key rotation wrapped it; None when none ever did.
+
+    Raises:
+        Erased: The patient was erased.
+        Rejected: BAD_ENVELOPE; it was damaged, or is another job's.
+    """
+    if not job.rewrapped_dek:
+        return None
+    context = _rewrapped_context(job.id, job.key_id)
+    content = await vault.open(job.subject_key_id, job.rewrapped_dek, context)
+    return Rewrapped(job.key_id, content)
+
+
 async def sealed_labels(vault: Vault, jobs: Sequence[Job]) -> list[bytes]:
     """Return ``StudyHeader.sealed_label`` of each job, with one look at the vault; b"" if erased.
 
     Raises:
         Rejected: BAD_ENVELOPE; a header was damaged, or is another job's.
     """
-    items = [Sealed(job.subject_key_id, job.header, _study_context(job.id)) for job in jobs]
     return [
         b"" if content is None else ingest_pb2.StudyHeader.FromString(content).sealed_label
-        for content in await vault.open_many(items)
+        for content in await _contents(vault, jobs)
     ]
+
+
+async def unreadable(vault: Vault, jobs: Sequence[Job]) -> list[Job]:
+    """Return those jobs whose patient's key was destroyed.
+
+    Raises:
+        Rejected: BAD_ENVELOPE; a header was damaged, or is another job's.
+    """
+    contents = await _contents(vault, jobs)
+    return [job for job, content in zip(jobs, contents, strict=True) if content is None]
+
+
+async def _contents(vault: Vault, jobs: Sequence[Job]) -> list[bytes | None]:
+    return await vault.open_many(
+        [Sealed(job.subject_key_id, job.header, _study_context(job.id)) for job in jobs]
+    )
 
 
 def _study_context(job_id: str) -> bytes:
     return f"study-header|{job_id}".encode()
+
+
+def _rewrapped_context(job_id: str, key_id: str) -> bytes:
+    return f"rewrapped-key|{job_id}|{key_id}".encode()
 
 
 def _result_context(job_id: str) -> bytes:

@@ -19,6 +19,7 @@ from client.errors import (
     RefusalCode,
     Rejected,
     Transient,
+    Unauthenticated,
 )
 from client.ingest.messages import Undecodable, check, from_status, state_of, to_status
 from client.ingest.statuses import RETRY_AFTER_KEY, Status, error_of, status_of
@@ -55,7 +56,7 @@ def test_a_job_crosses_the_wire_without_what_is_ours(state: JobState, priority: 
         updated_at=NOW,
         lease_expires_at=NOW,
     )
-    message = ingest_pb2.JobStatus.FromString(to_status(job).SerializeToString())
+    message = ingest_pb2.JobStatus.FromString(to_status(job, job.sealed_label).SerializeToString())
     assert b"studies" not in message.SerializeToString()
     back = from_status(message, "a")
     ours = ("object_key", "header", "result_key", "result_header", "lease_expires_at")
@@ -120,7 +121,7 @@ def test_a_senseless_retry_hint_does_no_harm(value: str) -> None:
 def test_what_grpc_itself_answers_is_translated_too() -> None:
     for code, kind in (
         (grpc.StatusCode.DEADLINE_EXCEEDED, Transient),
-        (grpc.StatusCode.UNAUTHENTICATED, AccessDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
         (grpc.StatusCode.UNIMPLEMENTED, ConfigurationError),
         (grpc.StatusCode.UNKNOWN, ClientError),
         (grpc.StatusCode.INVALID_ARGUMENT, Rejected),
