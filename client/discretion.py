@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from client.errors import ClientError
+
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
@@ -34,12 +36,13 @@ _DEEPEST = 12
 def be_discreet(level: int = logging.INFO) -> None:
     """Make this process discreet for the rest of its life; a server's ``main`` begins with it.
 
-    Log records go to standard error, one line each. Errors that nobody caught, in any thread or
-    task, are told by type and place.
+    Log records go to standard error, one line each; of a library's only warnings and worse. Errors
+    that nobody caught, in any thread or task, are told by type and place.
     """
     forbid_core_dumps()
     handler = logging.StreamHandler()
     handler.setFormatter(_DiscreetFormatter(_FORMAT))
+    handler.addFilter(_is_told)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     sys.excepthook = _tell_end
@@ -67,7 +70,10 @@ def place_of(error: BaseException) -> str:
 
 
 def path_of(error: BaseException) -> str:
-    """Return what broke, every place on the way there, and what caused it; one line."""
+    """Return what broke, every place on the way there, and what caused it; one line.
+
+    Of our own errors the message is told too: it never holds a value.
+    """
     told: list[str] = []
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -75,14 +81,23 @@ def path_of(error: BaseException) -> str:
         seen.add(id(cause))
         frames = traceback.extract_tb(cause.__traceback__)[-_DEEPEST:]
         way = " > ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
-        told.append(f"{type(cause).__name__} ({way or 'nowhere'})")
+        text = f": {cause}" if isinstance(cause, ClientError) else ""
+        told.append(f"{type(cause).__name__} ({way or 'nowhere'}){text}")
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return " caused by ".join(told)
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in _OURS
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return _is_ours(record) or record.levelno >= logging.WARNING
+
+
 class _DiscreetFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        if record.name.partition(".")[0] not in _OURS:
+        if not _is_ours(record):
             place = f"{record.name} at {Path(record.pathname).name}:{record.lineno}"
             record = logging.makeLogRecord({**record.__dict__, "msg": place, "args": ()})
         error = record.exc_info[1] if record.exc_info else None

@@ -85,6 +85,25 @@ def test_our_own_records_are_told_as_they_are() -> None:
     assert done.stderr.endswith(" INFO job=7 done\n")
 
 
+def test_our_own_errors_say_what_to_do() -> None:
+    program = (
+        _START + "from client.errors import ConfigurationError\n"
+        "try:\n    fail()\nexcept ValueError as e:\n"
+        "    raise ConfigurationError('Set X to a number.') from e"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "Set X to a number. caused by ValueError (" in done.stderr
+    assert "Canary" not in done.stderr
+
+
+def test_what_libraries_merely_mention_is_left_out() -> None:
+    program = _START + "logging.getLogger('alembic').info('context %s', canary)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stderr == b""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own account of a process")
 def test_a_crash_leaves_no_core_and_children_inherit_that(tmp_path: Path) -> None:
     ask = (
