@@ -16,6 +16,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -23,11 +24,11 @@ import tink
 from tink import aead, proto_keyset_format, secret_key_access
 
 from client.crypto.binding import encode_fields
-from client.crypto.kms import KeyManager
+from client.crypto.kms import KeyManager, open_key_manager
 from client.errors import Erased, NotFound, RefusalCode, Rejected
 from client.storage.subjectkeys import SubjectKey, SubjectKeyTable
 
-__all__ = ("Sealed", "Vault")
+__all__ = ("Sealed", "Vault", "open_vault")
 
 _TEMPLATE = aead.aead_key_templates.AES256_GCM
 _PURPOSE = b"hounsfield/subject-key/v1"
@@ -203,6 +204,20 @@ class Vault:
         self._opened.move_to_end(key_id)
         while len(self._opened) > _CACHED_KEYS or next(iter(self._opened.values()))[0] < now:
             self._opened.popitem(last=False)
+
+
+def open_vault(url: str, kek: str, local_keys: Path) -> Vault:
+    """Return the vault that the settings describe; nothing is connected yet.
+
+    Args:
+        url: SQLAlchemy URL of its database.
+        kek: Which key wraps its keys; see ``open_key_manager``.
+        local_keys: The folder of local key-encrypting keys.
+
+    Raises:
+        ConfigurationError: A URL is none that is known.
+    """
+    return Vault(url, open_key_manager(kek, local_keys))
 
 
 def _row_context(key_id: str, tenant: str, subject: str) -> bytes:

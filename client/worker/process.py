@@ -23,6 +23,7 @@ from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
 from client.storage.stores import open_store
+from client.storage.vault import open_vault
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
 from client.worker.isolation import Isolation, preload
 from client.worker.loop import WorkerLoop, WorkerSettings
@@ -58,12 +59,16 @@ async def run_worker(
         segmenters: dict[str, Segmenter] = {}
         for model in _models(settings):
             segmenters[model.spec.name] = await owned.enter_async_context(model)
+        vault = await owned.enter_async_context(
+            open_vault(settings.vault_url, settings.kek, keys.kek)
+        )
         pipeline = StudyPipeline(
             store,
+            vault,
             Keyring(keys.worker_keys),
             segmenters,
             Isolation(settings.read_timeout_s, settings.read_memory_mib * _MIB),
-            _limits(settings),
+            limits=_limits(settings),
         )
         loop = WorkerLoop(
             WorkerSettings(owner, settings.studies_in_flight, settings.lease_s),

@@ -27,8 +27,10 @@ from client.ingest.bundle import result_bundle
 from client.jobs import Job
 from client.limits import StudyLimits
 from client.proto.ingest_pb2 import StudyHeader
+from client.storage.headers import open_rewrapped, open_study_header, seal_result_header
 from client.storage.objects import ObjectStore, result_key
 from client.storage.records import JobResult
+from client.storage.vault import Vault
 from client.triton.inference import Segmenter
 from client.version import SOFTWARE_VERSION
 from client.worker.isolation import Isolation
@@ -56,6 +58,7 @@ class StudyPipeline:
 
     Args:
         store: Where studies lie and results go.
+        vault: What opens a study's header and seals a result's.
         keyring: The worker's keys.
         segmenters: The models in service, by name.
         isolation: Where hostile input is read and results are written.
@@ -65,12 +68,15 @@ class StudyPipeline:
     def __init__(
         self,
         store: ObjectStore,
+        vault: Vault,
         keyring: Keyring,
         segmenters: Mapping[str, Segmenter],
         isolation: Isolation,
+        *,
         limits: StudyLimits,
     ) -> None:
         self._store = store
+        self._vault = vault
         self._keyring = keyring
         self._segmenters = dict(segmenters)
         self._isolation = isolation
@@ -84,13 +90,17 @@ class StudyPipeline:
 
         Raises:
             Rejected: The study can never be processed as it is.
+            Erased: The patient was erased.
             Transient: A part of the system is away.
         """
-        header = StudyHeader.FromString(job.header)
         with progress.stage_of("fetch"):
-            ciphertext = self._store.get(job.object_key)
+            header = await open_study_header(self._vault, job)
             bundle = await open_study(
-                header, ciphertext, self._keyring, max_bytes=self._limits.bundle.max_bytes
+                header,
+                self._store.get(job.object_key),
+                self._keyring,
+                max_bytes=self._limits.bundle.max_bytes,
+                rewrapped=await open_rewrapped(self._vault, job),
             )
         reach(Step.STUDY_OPENED)
         with progress.stage_of("read"):
@@ -175,9 +185,11 @@ class StudyPipeline:
         bundle = result_bundle(files)
         digest = await asyncio.to_thread(bundle.digest)
         sealed = await asyncio.to_thread(seal_result, header, job.id, bundle.chunks(), digest)
+        # Sealed before anything is stored: of a patient erased by now nothing stays behind.
+        kept = await seal_result_header(self._vault, job, sealed.header)
         stored = await self._store.put(result_key(job.id, job.attempt), _in_threads(sealed.chunks))
         reach(Step.RESULT_STORED)
-        return JobResult(stored, sealed.header.SerializeToString())
+        return JobResult(stored, kept)
 
 
 async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

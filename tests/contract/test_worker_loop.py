@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from client.errors import LeaseLost, RefusalCode, Rejected, Transient
+from client.errors import Erased, LeaseLost, RefusalCode, Rejected, Transient
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job, JobState, Priority
 from client.storage.ledger import Ledger
@@ -114,6 +114,16 @@ async def test_a_refusal_is_final_and_keeps_its_code(site: Site) -> None:
         (job,) = await site.ended(job_id)
     assert (job.state, job.code, job.attempt) == (JobState.REJECTED, "GANTRY_TILT", 1)
     assert await site.queue.job_ids() == frozenset()
+
+
+async def test_an_erased_patients_study_fails_for_good(site: Site) -> None:
+    async def find_no_key(job: Job, progress: Progress) -> JobResult:
+        raise Erased("the key was destroyed")
+
+    job_id = await site.submit()
+    async with site.worker(find_no_key):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.code, job.attempt) == (JobState.FAILED, "ERASED", 1)
 
 
 @pytest.mark.parametrize("error", [Transient("Triton is away"), ValueError("Doe^Jane")])

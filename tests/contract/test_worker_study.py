@@ -9,21 +9,28 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 
 from client.crypto.keyring import Keyring
-from client.crypto.studies import SealedStudy, open_result, seal_study
-from client.errors import RefusalCode, Rejected
+from client.crypto.kms import LocalKeyManager
+from client.crypto.studies import SealedStudy, open_result, rewrap_study, seal_study
+from client.errors import Erased, RefusalCode, Rejected, Transient
 from client.ingest.bundle import read_bundle, study_bundle
 from client.jobs import Job, JobState, Priority
 from client.limits import BundleLimits, ReadLimits, StudyLimits
-from client.proto.ingest_pb2 import ResultHeader
+from client.storage.headers import (
+    open_result_header,
+    open_study_header,
+    seal_rewrapped,
+    seal_study_header,
+)
 from client.storage.objects import ObjectStore, study_key
-from client.storage.records import JobResult
 from client.storage.stores import open_store
+from client.storage.vault import Vault
 from client.triton.fake import FakeSegmenter
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress
@@ -35,6 +42,7 @@ pytestmark = pytest.mark.contract
 
 MIB = 1 << 20
 TENANT = "hospital"
+PATIENT = "a" * 64
 
 
 def head(orientation: str, series: int = 1, **changes: object) -> list[tuple[str, bytes]]:
@@ -54,7 +62,8 @@ def head(orientation: str, series: int = 1, **changes: object) -> list[tuple[str
 class Bench:
     """A pipeline with everything it needs, and the sender's side of it."""
 
-    def __init__(self, spec: ModelSpec, tmp_path: Path) -> None:
+    def __init__(self, spec: ModelSpec, tmp_path: Path, vault: Vault) -> None:
+        self.vault = vault
         self.store: ObjectStore = open_store("memory:///")
         self.worker = Keyring(tmp_path / "worker")
         self.sender = Keyring(tmp_path / "sender")
@@ -62,10 +71,11 @@ class Bench:
         self.sender.create()
         self.pipeline = StudyPipeline(
             self.store,
+            vault,
             self.worker,
             {spec.name: FakeSegmenter(spec)},
             Isolation(timeout_s=60, memory_bytes=8192 * MIB),
-            StudyLimits(BundleLimits(max_bytes=64 * MIB), ReadLimits()),
+            limits=StudyLimits(BundleLimits(max_bytes=64 * MIB), ReadLimits()),
         )
 
     def seal(self, files: Iterable[tuple[str, bytes]]) -> SealedStudy:
@@ -86,6 +96,7 @@ class Bench:
 
         job_id = str(uuid.uuid4())
         stored = await self.store.put(study_key(job_id), chunks())
+        subject_key_id = await self.vault.key_for(TENANT, PATIENT)
         now = datetime.now(UTC)
         return Job(
             id=job_id,
@@ -101,33 +112,48 @@ class Bench:
             reason="",
             object_key=stored.key,
             object_bytes=stored.length,
-            header=sealed.header.SerializeToString(),
+            header=await seal_study_header(self.vault, subject_key_id, job_id, sealed.header),
             result_key="",
             result_bytes=0,
             result_header=b"",
             created_at=now,
             updated_at=now,
             lease_expires_at=now,
+            subject_key_id=subject_key_id,
+            key_id=sealed.header.key_id,
         )
 
-    async def open(self, result: JobResult) -> dict[str, bytes]:
-        header = ResultHeader.FromString(result.header)
-        chunks = self.store.get(result.stored.key)
+    async def process(self, job: Job, progress: Progress | None = None) -> Job:
+        """Process a job; return it with its result, as the ledger would have it."""
+        result = await self.pipeline.process(job, progress or Progress())
+        return replace(
+            job,
+            result_key=result.stored.key,
+            result_bytes=result.stored.length,
+            result_header=result.header,
+        )
+
+    async def open(self, job: Job) -> dict[str, bytes]:
+        header = await open_result_header(self.vault, job)
+        assert header.ciphertext_bytes == job.result_bytes
+        chunks = self.store.get(job.result_key)
         bundle = await open_result(header, chunks, self.sender, max_bytes=64 * MIB)
         return dict(read_bundle(bundle, BundleLimits()))
 
 
 @pytest.fixture
-def bench(brain_mr: ModelSpec, tmp_path: Path) -> Bench:
-    return Bench(brain_mr, tmp_path)
+async def bench(brain_mr: ModelSpec, tmp_path: Path) -> AsyncIterator[Bench]:
+    kek = LocalKeyManager(tmp_path / "kek")
+    kek.create()
+    async with Vault(f"sqlite+aiosqlite:///{tmp_path / 'vault.sqlite'}", kek) as vault:
+        yield Bench(brain_mr, tmp_path, vault)
 
 
 @pytest.mark.parametrize("orientation", ["axial", "sagittal_flipped", "coronal", "tilted_head"])
 async def test_a_study_becomes_a_segmentation_and_a_report(bench: Bench, orientation: str) -> None:
     progress = Progress()
     files = head(orientation)
-    result = await bench.pipeline.process(await bench.job(bench.seal(files)), progress)
-    outputs = await bench.open(result)
+    outputs = await bench.open(await bench.process(await bench.job(bench.seal(files)), progress))
     assert sorted(outputs) == ["measurements.json", "segmentation-001.dcm"]
 
     segmentation = pydicom.dcmread(io.BytesIO(outputs["segmentation-001.dcm"]))
@@ -145,15 +171,12 @@ async def test_a_study_becomes_a_segmentation_and_a_report(bench: Bench, orienta
     assert abs(voxels - expected) <= 0.08 * expected
     assert report["refusals"] == []
     assert set(progress.timings_s) == {"fetch", "read", "segment", "write", "store"}
-    assert result.stored.length == ResultHeader.FromString(result.header).ciphertext_bytes
 
 
 async def test_good_series_are_segmented_and_bad_ones_are_reported(bench: Bench) -> None:
     gap = [f for i, f in enumerate(head("axial", series=2)) if i != 3]
     files = [*head("axial", series=1), *gap, *head("axial", series=3, modality="CT")]
-    outputs = await bench.open(
-        await bench.pipeline.process(await bench.job(bench.seal(files)), Progress())
-    )
+    outputs = await bench.open(await bench.process(await bench.job(bench.seal(files))))
     report = json.loads(outputs["measurements.json"])
     assert len(report["series"]) == 1
     assert {r["code"] for r in report["refusals"]} == {"MISSING_SLICE", "NO_MODEL"}
@@ -161,22 +184,18 @@ async def test_good_series_are_segmented_and_bad_ones_are_reported(bench: Bench)
 
 async def test_a_study_without_any_usable_series_is_refused_with_its_code(bench: Bench) -> None:
     with pytest.raises(Rejected) as caught:
-        await bench.pipeline.process(
-            await bench.job(bench.seal(head("axial", modality="CT"))), Progress()
-        )
+        await bench.process(await bench.job(bench.seal(head("axial", modality="CT"))))
     assert caught.value.code is RefusalCode.NO_MODEL
     assert "Canary" not in str(caught.value)
 
 
 async def test_something_else_than_dicom_is_refused(bench: Bench) -> None:
     with pytest.raises(Rejected) as caught:
-        await bench.pipeline.process(
-            await bench.job(bench.seal([("a", b"not an image " * 100)])), Progress()
-        )
+        await bench.process(await bench.job(bench.seal([("a", b"not an image " * 100)])))
     assert caught.value.code is RefusalCode.NOT_DICOM
 
 
-async def test_another_workers_study_is_refused(bench: Bench, tmp_path: Path) -> None:
+async def test_another_workers_study_is_left_to_that_one(bench: Bench, tmp_path: Path) -> None:
     other = Keyring(tmp_path / "other")
     bundle = study_bundle([content for _, content in head("axial")])
     sealed = seal_study(
@@ -187,6 +206,55 @@ async def test_another_workers_study_is_refused(bench: Bench, tmp_path: Path) ->
         recipient=other.create(),
         result_key=bench.sender.newest(),
     )
-    with pytest.raises(Rejected) as caught:
-        await bench.pipeline.process(await bench.job(sealed), Progress())
-    assert caught.value.code is RefusalCode.BAD_ENVELOPE
+    with pytest.raises(Transient):
+        await bench.process(await bench.job(sealed))
+
+
+async def test_an_erased_patients_study_is_not_opened(bench: Bench) -> None:
+    job = await bench.job(bench.seal(head("axial")))
+    await bench.vault.destroy(TENANT, PATIENT)
+    with pytest.raises(Erased):
+        await bench.process(job)
+
+
+async def test_a_patient_erased_meanwhile_leaves_no_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await bench.job(bench.seal(head("axial")))
+    segment_all = bench.pipeline._segment_all
+
+    async def erase_and_segment(*args: Any) -> Any:
+        await bench.vault.destroy(TENANT, PATIENT)
+        return await segment_all(*args)
+
+    monkeypatch.setattr(bench.pipeline, "_segment_all", erase_and_segment)
+    with pytest.raises(Erased):
+        await bench.process(job)
+    assert [entry.key async for entry in bench.store.list("results")] == []
+
+
+async def test_a_header_of_another_job_is_refused(bench: Bench) -> None:
+    one, two = [await bench.job(bench.seal(head("axial"))) for _ in range(2)]
+    for exchanged in (
+        replace(one, header=two.header),
+        replace(one, header=two.header, subject_key_id=two.subject_key_id),
+        replace(one, rewrapped_dek=two.header),
+    ):
+        with pytest.raises(Rejected) as caught:
+            await bench.process(exchanged)
+        assert caught.value.code is RefusalCode.BAD_ENVELOPE
+
+
+async def test_after_a_rotation_the_study_opens_with_the_new_key_alone(bench: Bench) -> None:
+    job = await bench.job(bench.seal(head("axial")))
+    header = await open_study_header(bench.vault, job)
+    old, new = bench.worker.newest(), bench.worker.create()
+    rewrapped = rewrap_study(header, bench.worker, new)
+    bench.worker.destroy(old.key_id)
+    with pytest.raises(Transient):
+        await bench.process(job)
+    sealed = await seal_rewrapped(bench.vault, job, rewrapped)
+    outputs = await bench.open(
+        await bench.process(replace(job, key_id=new.key_id, rewrapped_dek=sealed))
+    )
+    assert "segmentation-001.dcm" in outputs
