@@ -48,7 +48,9 @@ class Settings:
         "What wraps the vault's keys (aws-kms://…, gcp-kms://…, hcvault://…); empty: KEYS/kek.",
     )
     store_url: str = _setting(
-        "", "Object store (file:///…, s3://…, gs://…, az://…); empty: files under HOME."
+        "",
+        "Object store (file:///…, s3://bucket, s3+https://host:port/bucket, gs://…, az://…); "
+        "empty: files under HOME.",
     )
     queue_url: str = _setting(
         "", "Redis-protocol URL (rediss://…); empty: an embedded Valkey on a private socket."
@@ -98,6 +100,14 @@ class Settings:
         "", "Why commands break the glass, 10 to 200 characters; kept in the audit trail."
     )
     reconcile_s: float = _setting(5.0, "Seconds between two looks for lost work.", minimum=0.1)
+    study_retention_days: float = _setting(
+        0.0, "Days after a job's end until its study is deleted; 0: never.", minimum=0
+    )
+    result_retention_days: float = _setting(
+        0.0,
+        "Days after a job's end until its result is deleted, and its study with it; 0: never.",
+        minimum=0,
+    )
 
     def resolved(self) -> Settings:
         """Return the same settings with every path filled in and absolute."""

@@ -23,6 +23,7 @@ from client.limits import ServiceLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
 from client.storage.reconcile import Reconciler, ReconcilerSettings
+from client.storage.retention import RetentionRules
 from client.storage.stores import open_store
 from client.storage.vault import Vault
 
@@ -81,7 +82,11 @@ def _gateway_settings(settings: Settings, keys: KeyDirectory) -> GatewaySettings
 
 
 def _reconciler_settings(settings: Settings) -> ReconcilerSettings:
-    return ReconcilerSettings(interval_s=settings.reconcile_s, waiting_s=2 * settings.reconcile_s)
+    return ReconcilerSettings(
+        interval_s=settings.reconcile_s,
+        waiting_s=2 * settings.reconcile_s,
+        retention=RetentionRules(settings.study_retention_days, settings.result_retention_days),
+    )
 
 
 async def _serve() -> None:

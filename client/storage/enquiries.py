@@ -17,7 +17,14 @@ from client.storage.jobtable import JobTable
 from client.storage.objects import StoredObject
 from client.storage.records import Backlog, Claimable, JobPage
 from client.storage.schema import events, jobs, to_job
-from client.storage.transitions import FINISHED, UNFINISHED, WITHDRAWN, lost, unowned
+from client.storage.transitions import (
+    FINISHED,
+    HAS_STUDY,
+    UNFINISHED,
+    WITHDRAWN,
+    lost,
+    unowned,
+)
 from client.storage.verification import ChainReport, verify_chain, verify_chains
 
 __all__ = ("Enquiries",)
@@ -186,6 +193,11 @@ class Enquiries:
         """Return jobs that finished before a moment and still have study or result."""
         old = jobs.c.updated_at < finished_before
         return await self._jobs(and_(FINISHED, not_(WITHDRAWN), old), limit)
+
+    async def with_study(self, finished_before: datetime, limit: int = 500) -> tuple[Job, ...]:
+        """Return jobs that finished before a moment and still have their study."""
+        old = jobs.c.updated_at < finished_before
+        return await self._jobs(and_(FINISHED, HAS_STUDY, old), limit)
 
     async def to_rewrap(
         self, old_key_id: str, after: str = "", limit: int = 100

@@ -27,6 +27,7 @@ class Change:
 
     Attributes:
         values: New columns; a new state is taken only from the states that may precede it.
+            ``updated_at`` becomes the present unless it is among them.
         action: Name of the event.
         actor: Who does it; None means the worker that has, or last had, the job.
         detail: For people; "" takes the row's reason.
@@ -151,7 +152,7 @@ class JobTable:
     async def _changed(
         self, connection: AsyncConnection, where: ColumnElement[bool], change: Change
     ) -> Sequence[Row[Any]]:
-        values = {**change.values, "updated_at": self._clock()}
+        values = {"updated_at": self._clock(), **change.values}
         if "state" in values:
             where = and_(where, may_become(JobState(values["state"])))
         # Locked in one order: two changes of several rows must not wait for each other.
@@ -167,7 +168,7 @@ class JobTable:
         drafts = [
             Draft(
                 tenant=row.tenant,
-                at=row.updated_at,
+                at=self._clock() if "updated_at" in change.values else row.updated_at,
                 actor=change.actor or Actor(f"worker:{row.owner}"),
                 entry=AuditEntry(
                     change.action,

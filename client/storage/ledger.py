@@ -29,6 +29,7 @@ from client.storage.records import JobResult, NewJob
 from client.storage.schema import jobs
 from client.storage.transitions import (
     FINISHED,
+    HAS_STUDY,
     UNFINISHED,
     WITHDRAWN,
     begun_again,
@@ -39,6 +40,7 @@ from client.storage.transitions import (
     unowned,
     waiting,
     withdrawn,
+    without_study,
 )
 
 __all__ = ("GATEWAY", "RECONCILER", "RETENTION", "Ledger")
@@ -150,13 +152,14 @@ class Ledger(Enquiries):
             NotFound: No such job, or another tenant's.
             WrongState: It is in another state, or its study is gone for good.
         """
-        ended_badly = and_(jobs.c.id == job_id, jobs.c.tenant == tenant, FINISHED, not_(WITHDRAWN))
+        ended_badly = and_(jobs.c.id == job_id, jobs.c.tenant == tenant, FINISHED, HAS_STUDY)
         change = Change(begun_again(self._clock()), "job.retried_by_hand", actor)
         again = await self._table.change(ended_badly, change)
         if again:
             return again[0]
         job = await self.get(job_id, tenant)
-        why = f"its study is gone ({job.code})" if job.withdrawn else f"its state is {job.state}"
+        gone = job.withdrawn or not job.object_key
+        why = "its study is gone" if gone else f"its state is {job.state}"
         raise WrongState(
             f"Expected job {job_id} to be dead, failed or rejected with its study still there; "
             f"{why}."
@@ -310,6 +313,13 @@ class Ledger(Enquiries):
         theirs = and_(jobs.c.id.in_(tuple(job_ids)), FINISHED, not_(WITHDRAWN))
         change = Change(withdrawn(RefusalCode.EXPIRED, _EXPIRED), "job.expired", actor)
         return await self._table.change(theirs, change)
+
+    async def give_up_studies(
+        self, job_ids: Sequence[str], actor: Actor = RETENTION
+    ) -> tuple[Job, ...]:
+        """Give up the studies of finished jobs, not their results; return the jobs as they are."""
+        theirs = and_(jobs.c.id.in_(tuple(job_ids)), FINISHED, HAS_STUDY)
+        return await self._table.change(theirs, Change(without_study(), "job.study_expired", actor))
 
     async def set_rewrapped(
         self, job_id: str, old_key_id: str, new_key_id: str, rewrapped_dek: bytes

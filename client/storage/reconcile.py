@@ -3,6 +3,7 @@
 ledger: unfinished, unowned ──not in the queue──▶ put again        (a lost or wiped queue)
 ledger: unowned, tries used up ───────────────▶ dead               (a study that kills workers)
 store: object of no job, or of a lost attempt ──▶ deleted          (a gateway or worker killed)
+ledger: finished longer ago than the rules keep it ──▶ given up, objects deleted
 
 What is young is left alone: it may still be on its way. A queue may learn of a job twice, which
 does no harm: one claim wins.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from client.errors import ClientError
@@ -23,6 +24,7 @@ from client.jobs import Job, JobState
 from client.storage.ledger import RECONCILER, Ledger
 from client.storage.objects import ObjectStore, StoredEntry
 from client.storage.records import Claimable
+from client.storage.retention import RetentionRules, apply_retention
 
 __all__ = ("ReconcileReport", "Reconciler", "ReconcilerSettings")
 
@@ -40,12 +42,14 @@ class ReconcilerSettings:
         waiting_s: Longest way of a received job into the queue.
         sweep_interval_s: Between two looks at the stored objects.
         orphan_age_s: Objects younger than this may still be on their way into the ledger.
+        retention: How long studies and results are kept.
     """
 
     interval_s: float = 5.0
     waiting_s: float = 10.0
     sweep_interval_s: float = 3600.0
     orphan_age_s: float = 86_400.0
+    retention: RetentionRules = field(default_factory=RetentionRules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +121,15 @@ class Reconciler:
         return [job for job in unowned if job.id not in queued]
 
     async def sweep(self) -> int:
-        """Delete stored objects that belong to no job; return how many.
+        """Delete stored objects whose time is over or that belong to no job; return how many.
 
         Raises:
             Transient: The ledger or the store is away.
         """
-        swept = await self._store.sweep_partial(self._settings.orphan_age_s)
-        before = datetime.now(UTC) - timedelta(seconds=self._settings.orphan_age_s)
+        now = datetime.now(UTC)
+        swept = await apply_retention(self._settings.retention, self._ledger, self._store, now)
+        swept += await self._store.sweep_partial(self._settings.orphan_age_s)
+        before = now - timedelta(seconds=self._settings.orphan_age_s)
         for prefix in ("studies", "results"):
             page: list[StoredEntry] = []
             async for entry in self._store.list(prefix):

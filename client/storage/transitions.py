@@ -22,6 +22,7 @@ from client.storage.schema import jobs
 
 __all__ = (
     "FINISHED",
+    "HAS_STUDY",
     "UNFINISHED",
     "WITHDRAWN",
     "begun_again",
@@ -35,6 +36,7 @@ __all__ = (
     "unowned",
     "waiting",
     "withdrawn",
+    "without_study",
 )
 
 
@@ -50,6 +52,8 @@ UNFINISHED = not_(FINISHED)
 """Rows that a further change can come to."""
 WITHDRAWN = jobs.c.code.in_(sorted(WITHDRAWN_CODES))
 """Rows whose study and result are gone for good."""
+HAS_STUDY = and_(not_(WITHDRAWN), jobs.c.object_key != "")
+"""Rows whose study is still there."""
 
 
 def may_become(state: JobState) -> ColumnElement[bool]:
@@ -123,6 +127,12 @@ def ended(state: JobState, code: RefusalCode | str = "", reason: str = "") -> di
 def withdrawn(code: RefusalCode, reason: str) -> dict[str, Any]:
     """Lose study and result for good, in whatever terminal state."""
     return {"code": code.value, "reason": reason, "content_key": None}
+
+
+def without_study() -> dict[str, Any]:
+    """Lose the study but keep the result; when the job ended stays as it was."""
+    gone = {"object_key": "", "key_id": "", "rewrapped_dek": b""}
+    return gone | {"updated_at": jobs.c.updated_at}
 
 
 def result_columns(result: JobResult) -> dict[str, Any]:
