@@ -54,7 +54,8 @@ class Profile:
         secret: The tenant's key of 32 bytes: the same key gives the same UIDs, pseudonyms and
             date shifts.
         shift_dates: Retain Longitudinal Temporal Information With Modified Dates Option: dates
-            move by one number of days per patient instead of being removed.
+            move by one number of days per patient (per study where no id is) instead of being
+            removed.
         keep_characteristics: Retain Patient Characteristics Option: sex, age, size, weight and the
             like stay; free text among them goes all the same.
         keep_device: Retain Device Identity Option: serial numbers and the like stay.
@@ -129,11 +130,15 @@ class _Rules:
         self._class = sop_class_uid
         self._identities = Identities(profile.secret)
         self._issuer = text(instance, "IssuerOfPatientID")
-        subject = (text(instance, "PatientID"), self._issuer)
-        if not subject[0]:
-            subject = (text(instance, "StudyInstanceUID") or text(instance, "SOPInstanceUID"), "")
-        self._days = self._identities.days(*subject)
-        self._pseudonym = self._identities.patient(text(instance, "PatientID"), self._issuer)
+        patient, study = text(instance, "PatientID"), text(instance, "StudyInstanceUID")
+        self._days = (
+            self._identities.days(patient, self._issuer)
+            if patient
+            else self._identities.days(study)
+            if study
+            else None
+        )
+        self._pseudonym = self._identities.patient(patient, self._issuer)
 
     def clean(self, dataset: Dataset, *, nested: bool) -> Dataset:
         """Return a copy of a data set or an item with the action of every attribute done."""
@@ -148,10 +153,10 @@ class _Rules:
 
     def _cleaned(self, dataset: Dataset, tag: BaseTag, *, nested: bool) -> Iterator[DataElement]:
         row = table().get(tag)
-        vr = dictionary_VR(tag)
         if row is None:
-            yield from self._unlisted(dataset, tag, vr)
+            yield from self._unlisted(dataset, tag, dictionary_VR(tag))
             return
+        vr = row.vr
         match self._profile.action(row, self._class, nested=nested):
             case Action.KEEP:
                 yield from self._kept(dataset, tag, vr)
@@ -189,6 +194,8 @@ class _Rules:
         if vr == "SQ" or raw.VR in {"SQ", "UN"}:
             try:
                 element = dataset[tag]
+            except RecursionError:
+                raise
             except Exception:  # pydicom names no error classes
                 return
             if element.VR == "SQ":
@@ -204,8 +211,9 @@ class _Rules:
     def _moved(
         self, dataset: Dataset, tag: BaseTag, vr: str, row: Row, *, nested: bool
     ) -> Iterator[DataElement]:
-        values = _texts(dataset, tag)
-        moved = [shifted(value, vr, self._days) for value in values]
+        days = self._days
+        values = [] if days is None else _texts(dataset, tag)
+        moved = [shifted(value, vr, days or 0) for value in values]
         if values and None not in moved:
             yield DataElement(tag, vr, moved if len(moved) > 1 else moved[0])
         else:
@@ -232,7 +240,7 @@ def _goes_unseen(tag: BaseTag) -> bool:
         or 0x5000 <= tag.group < 0x5100
         or 0x6000 <= tag.group < 0x6100
         or tag in _BEYOND_THE_TABLE
-        or not dictionary_has_tag(tag)
+        or not (dictionary_has_tag(tag) or tag in table())
     )
 
 

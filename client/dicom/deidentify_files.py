@@ -44,7 +44,10 @@ def deidentify_file(content: bytes, profile: Profile) -> DeidentifiedFile:
     """
     with quiet():
         original, syntax = _read(content)
-        result = deidentify(original, profile)
+        try:
+            result = deidentify(original, profile)
+        except RecursionError as error:
+            raise _unreadable("its sequences are nested too deep") from error
         meta = FileMetaDataset()
         meta.MediaStorageSOPClassUID = UID(text(result, "SOPClassUID"))
         meta.MediaStorageSOPInstanceUID = UID(text(result, "SOPInstanceUID"))

@@ -13,6 +13,7 @@ import hmac
 import uuid
 from dataclasses import dataclass, field
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from client.crypto.binding import encode_fields
@@ -38,7 +39,7 @@ class Identities:
         so that of 10^9 UIDs no two fall together (probability < 10^-4), and 48 bits of seal.
         """
         original = original.strip(" \0")
-        if UID(original).name != original or self._is_ours(original):
+        if UID(original, IGNORE).name != original or self._is_ours(original):
             return original
         return _as_uid(self._sealed("uid", original))
 
