@@ -177,10 +177,10 @@ class Intake:
                 f"The upload took longer than {longest_s:g} s; send it again."
             ) from error
         reach(Step.OBJECT_STORED)
-        new = await self._sealed(job_id, header, stored)
         try:
+            new = await self._sealed(job_id, header, stored)
             job, created = await self._ledger.submit(new, actor)
-        except Conflict:
+        except (Conflict, Rejected):
             await self._store.delete(stored.key)
             raise
         if not created:
@@ -194,6 +194,8 @@ class Intake:
     async def _sealed(
         self, job_id: str, header: ingest_pb2.StudyHeader, stored: StoredObject
     ) -> NewJob:
+        # Asked again, since a key may have been withdrawn while the study was on its way.
+        await self._check_recipient(header)
         subject = Subject(header.tenant, header.patient_pseudonym, header.upload_id)
         key_id = await self._vault.key_for(subject.tenant, subject.name)
         try:
@@ -278,5 +280,7 @@ def _content_key(header: ingest_pb2.StudyHeader) -> str:
         header.model,
         header.plaintext_sha256.hex(),
         header.recipient_key_id,
+        # Under another pseudonym it must be a job of its own, or erasing that one would miss it.
+        header.patient_pseudonym,
     )
     return hashlib.sha256("|".join(parts).encode()).hexdigest()

@@ -35,11 +35,13 @@ _SCHEMA_LOCK = 0x686F756E  # "houn": two processes that start at once must not b
 _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 
 
-def open_database(url: str) -> AsyncEngine:
+def open_database(url: str, *, write_ahead: bool = True) -> AsyncEngine:
     """Return an engine; nothing is connected yet.
 
     Args:
         url: ``sqlite+aiosqlite:////absolute/file`` or ``postgresql+psycopg://…``.
+        write_ahead: Whether SQLite may keep a write-ahead log. It is faster, but old rows stay in
+            the log for a while after they were deleted.
 
     Raises:
         ConfigurationError: Another kind of URL.
@@ -49,7 +51,7 @@ def open_database(url: str) -> AsyncEngine:
     except exc.ArgumentError as error:
         raise ConfigurationError("The database's URL is not a SQLAlchemy URL.") from error
     if parsed.drivername == "sqlite+aiosqlite":
-        return _open_sqlite(parsed)
+        return _open_sqlite(parsed, write_ahead)
     if parsed.drivername == "postgresql+psycopg":
         return create_async_engine(
             parsed,
@@ -64,24 +66,25 @@ def open_database(url: str) -> AsyncEngine:
     )
 
 
-def _open_sqlite(url: URL) -> AsyncEngine:
+def _open_sqlite(url: URL, write_ahead: bool) -> AsyncEngine:
     path = Path(url.database or "")
     if not path.is_absolute():
         raise ConfigurationError(f"Expected an absolute path to the database file, got {path}.")
     make_private_directory(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     engine = create_async_engine(url, pool_size=4, max_overflow=4, hide_parameters=True)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    journal = "WAL" if write_ahead and _WAL_IS_SAFE else "TRUNCATE"
+    event.listen(engine.sync_engine, "connect", lambda raw, _: _prepare_sqlite(raw, journal))
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_sqlite(connection: Any, journal: str) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={_LOCK_WAIT_MS}",
-        f"journal_mode={'WAL' if _WAL_IS_SAFE else 'TRUNCATE'}",
+        f"journal_mode={journal}",
         "synchronous=FULL",
         # What is deleted is overwritten with zeros: an erased key must not linger in the file.
         "secure_delete=ON",

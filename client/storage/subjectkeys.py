@@ -5,12 +5,10 @@ One living key for each tenant and subject; an erased one keeps its row, without
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -20,7 +18,6 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Row,
-    Select,
     String,
     Table,
     and_,
@@ -32,17 +29,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from client.errors import ConfigurationError, Transient
-from client.storage.database import open_database, prepare_schema, reading, translated
+from client.errors import ConfigurationError
 from client.storage.schema import UtcDateTime
+from client.storage.transactions import Database
 
 __all__ = ("SubjectKey", "SubjectKeyTable")
 
-T = TypeVar("T")
-_NAME = "vault"
 _SCHEMA_VERSION = 1
-_CHECKPOINT_TRIES = 50
-_CHECKPOINT_PAUSE_S = 0.1
 
 _metadata = MetaData()
 
@@ -89,8 +82,8 @@ class SubjectKeyTable:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = open_database(url)
-        self._reader = reading(self._engine)
+        # Without a write-ahead log, in which an erased key would live on for a while.
+        self._database = Database(url, "vault", write_ahead=False)
 
     async def open(self) -> None:
         """Connect, and create the tables that are missing.
@@ -98,21 +91,20 @@ class SubjectKeyTable:
         Raises:
             ConfigurationError: They were made by another version of this software.
         """
-        try:
-            with translated(_NAME):
-                await _to_its_end(prepare_schema(self._engine, _prepare))
-        except BaseException:
-            await self._engine.dispose()
-            raise
+        await self._database.open(_prepare)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._engine.dispose()
+        await self._database.close()
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life."""
+        await self._database.fetch(select(text("1")))
 
     async def living(self, tenant: str, subject: str) -> str | None:
         """Return the id of a subject's key, None when it has none."""
         where = and_(_keys.c.tenant == tenant, _keys.c.subject == subject, _LIVING)
-        rows = await self._fetch(select(_keys.c.id).where(where))
+        rows = await self._database.fetch(select(_keys.c.id).where(where))
         return rows[0].id if rows else None
 
     async def insert(self, key: SubjectKey, at: datetime) -> bool:
@@ -126,19 +118,18 @@ class SubjectKeyTable:
             "created_at": at,
         }
 
-        async def work() -> None:
-            async with self._writing() as connection:
-                await connection.execute(_keys.insert().values(values))
+        async def enter(connection: AsyncConnection) -> None:
+            await connection.execute(_keys.insert().values(values))
 
         try:
-            await _to_its_end(work())
+            await self._database.write(enter)
         except IntegrityError:
             return False
         return True
 
     async def find(self, ids: Collection[str]) -> dict[str, SubjectKey]:
         """Return the rows of these ids; ids that do not exist are left out."""
-        rows = await self._fetch(select(_keys).where(_keys.c.id.in_(ids)))
+        rows = await self._database.fetch(select(_keys).where(_keys.c.id.in_(ids)))
         return {row.id: _to_key(row) for row in rows}
 
     async def erase(self, tenant: str, subject: str, at: datetime) -> tuple[str, ...]:
@@ -146,35 +137,16 @@ class SubjectKeyTable:
         where = and_(_keys.c.tenant == tenant, _keys.c.subject == subject, _LIVING)
         change = update(_keys).where(where).values(wrapped_key=None, erased_at=at)
 
-        async def work() -> tuple[str, ...]:
-            async with self._writing() as connection:
-                erased = await connection.execute(change.returning(_keys.c.id))
-                ids = tuple(erased.scalars().all())
-            await self._empty_log()
-            return ids
+        async def remove(connection: AsyncConnection) -> tuple[str, ...]:
+            erased = await connection.execute(change.returning(_keys.c.id))
+            return tuple(erased.scalars().all())
 
-        return await _to_its_end(work())
-
-    async def _empty_log(self) -> None:
-        """Carry SQLite's write-ahead log, if there is one, into the file: it holds the old row."""
-        if self._engine.dialect.name != "sqlite":
-            return
-        for _ in range(_CHECKPOINT_TRIES):
-            with translated(_NAME):
-                async with self._engine.connect() as connection:
-                    raw: Any = (await connection.get_raw_connection()).driver_connection
-                    cursor = await raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    busy = (await cursor.fetchone())[0]
-                    await cursor.close()
-            if not busy:
-                return
-            await asyncio.sleep(_CHECKPOINT_PAUSE_S)
-        raise Transient("The vault is read without a pause; erase again.")
+        return await self._database.write(remove)
 
     async def wrapped_otherwise(self, kek_id: str, limit: int) -> tuple[SubjectKey, ...]:
         """Return living keys that another key-encrypting key than this one wraps."""
         query = select(_keys).where(and_(_keys.c.kek_id != kek_id, _LIVING))
-        rows = await self._fetch(query.order_by(_keys.c.id).limit(limit))
+        rows = await self._database.fetch(query.order_by(_keys.c.id).limit(limit))
         return tuple(map(_to_key, rows))
 
     async def replace(self, old: SubjectKey, kek_id: str, wrapped: bytes) -> bool:
@@ -182,35 +154,16 @@ class SubjectKeyTable:
         where = and_(_keys.c.id == old.id, _keys.c.kek_id == old.kek_id, _LIVING)
         change = update(_keys).where(where).values(kek_id=kek_id, wrapped_key=wrapped)
 
-        async def work() -> bool:
-            async with self._writing() as connection:
-                return bool((await connection.execute(change)).rowcount)
+        async def exchange(connection: AsyncConnection) -> bool:
+            return bool((await connection.execute(change)).rowcount)
 
-        return await _to_its_end(work())
+        return await self._database.write(exchange)
 
     async def counts(self) -> dict[str, int]:
         """Return how many living keys each key-encrypting key wraps."""
         query = select(_keys.c.kek_id, func.count().label("number")).where(_LIVING)
-        rows = await self._fetch(query.group_by(_keys.c.kek_id))
+        rows = await self._database.fetch(query.group_by(_keys.c.kek_id))
         return {row.kek_id: row.number for row in rows}
-
-    async def ping(self) -> None:
-        """Ask the database for a sign of life."""
-        await self._fetch(select(text("1")))
-
-    async def _fetch(self, query: Select[Any]) -> list[Row[Any]]:
-        async def work() -> list[Row[Any]]:
-            with translated(_NAME):
-                async with self._reader.connect() as connection:
-                    return list((await connection.execute(query)).all())
-
-        return await _to_its_end(work())
-
-    @contextlib.asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        with translated(_NAME):
-            async with self._engine.begin() as connection:
-                yield connection
 
 
 def _prepare(connection: Connection) -> None:
@@ -227,8 +180,3 @@ def _prepare(connection: Connection) -> None:
 
 def _to_key(row: Row[Any]) -> SubjectKey:
     return SubjectKey(row.id, row.tenant, row.subject, row.wrapped_key, row.kek_id)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run a transaction so that cancelling the caller does not stop it half-way."""
-    return await asyncio.shield(asyncio.ensure_future(work))

@@ -28,13 +28,14 @@ class Database:
     Args:
         url: SQLAlchemy URL, SQLite (aiosqlite) or PostgreSQL (psycopg).
         name: What people call this database.
+        write_ahead: Whether SQLite may keep a write-ahead log; see ``open_database``.
 
     Every method that talks to it raises Transient when it is away. Cancelling one raises
     CancelledError once its transaction has ended.
     """
 
-    def __init__(self, url: str, name: str) -> None:
-        self._engine = open_database(url)
+    def __init__(self, url: str, name: str, *, write_ahead: bool = True) -> None:
+        self._engine = open_database(url, write_ahead=write_ahead)
         self._reader = reading(self._engine)
         self._name = name
         self._running: set[asyncio.Task[Any]] = set()

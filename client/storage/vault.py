@@ -16,7 +16,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -24,11 +23,11 @@ import tink
 from tink import aead, proto_keyset_format, secret_key_access
 
 from client.crypto.binding import encode_fields
-from client.crypto.kms import KeyManager, open_key_manager
+from client.crypto.kms import KeyManager
 from client.errors import Erased, NotFound, RefusalCode, Rejected
 from client.storage.subjectkeys import SubjectKey, SubjectKeyTable
 
-__all__ = ("Sealed", "Vault", "open_vault")
+__all__ = ("Sealed", "Vault")
 
 _TEMPLATE = aead.aead_key_templates.AES256_GCM
 _PURPOSE = b"hounsfield/subject-key/v1"
@@ -147,7 +146,7 @@ class Vault:
     async def destroy(self, tenant: str, subject: str) -> tuple[str, ...]:
         """Destroy a subject's key; what it sealed can never be opened again.
 
-        When this returns the wrapped key is gone from the database: from SQLite's file and log;
+        When this returns the wrapped key is gone from the database: from SQLite's file and journal;
         in PostgreSQL the dead row stays on disk, wrapped, until the next vacuum (docs/keys.md).
 
         Returns:
@@ -204,20 +203,6 @@ class Vault:
         self._opened.move_to_end(key_id)
         while len(self._opened) > _CACHED_KEYS or next(iter(self._opened.values()))[0] < now:
             self._opened.popitem(last=False)
-
-
-def open_vault(url: str, kek: str, local_keys: Path) -> Vault:
-    """Return the vault that the settings describe; nothing is connected yet.
-
-    Args:
-        url: SQLAlchemy URL of its database.
-        kek: Which key wraps its keys; see ``open_key_manager``.
-        local_keys: The folder of local key-encrypting keys.
-
-    Raises:
-        ConfigurationError: A URL is none that is known.
-    """
-    return Vault(url, open_key_manager(kek, local_keys))
 
 
 def _row_context(key_id: str, tenant: str, subject: str) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from client.crypto.keydirectory import KeyDirectory
 from client.crypto.keyring import Keyring
+from client.crypto.kms import open_key_manager
 from client.discretion import be_discreet
 from client.errors import ConfigurationError
 from client.jobqueue.streams import StreamsQueue
@@ -23,7 +24,7 @@ from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.settings import Settings, load_settings
 from client.storage.ledger import Ledger
 from client.storage.stores import open_store
-from client.storage.vault import open_vault
+from client.storage.vault import Vault
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
 from client.worker.isolation import Isolation, preload
 from client.worker.loop import WorkerLoop, WorkerSettings
@@ -60,7 +61,7 @@ async def run_worker(
         for model in _models(settings):
             segmenters[model.spec.name] = await owned.enter_async_context(model)
         vault = await owned.enter_async_context(
-            open_vault(settings.vault_url, settings.kek, keys.kek)
+            Vault(settings.vault_url, open_key_manager(settings.kek, keys.kek))
         )
         pipeline = StudyPipeline(
             store,

@@ -140,7 +140,7 @@ async def test_a_key_that_never_was_is_not_found(vault: Vault) -> None:
 async def test_the_key_encrypting_key_rotates_ten_times_under_use(
     vault: Vault, url: str, kek: LocalKeyManager
 ) -> None:
-    subjects = [f"upload:{number}" for number in range(30)]
+    subjects = [f"upload:{number}" for number in range(10)]
     keys = [await vault.key_for(TENANT, subject) for subject in subjects]
     sealed = [await vault.seal(key, b"a header", CONTEXT) for key in keys]
     opened = 0
@@ -226,39 +226,25 @@ async def test_the_wrapped_key_leaves_the_database_file(
     folder = tmp_path / "vault"
     folder.mkdir()
     file = folder / "vault.sqlite"
-    with sqlite3.connect(file) as raw:
-        raw.execute("PRAGMA journal_mode=WAL")  # the vault's own setting comes after it
+    raw = sqlite3.connect(file)
+    raw.execute(f"PRAGMA journal_mode={journal}")  # whatever made the file before
     raw.close()
-    url = f"sqlite+aiosqlite:///{file}"
-    async with Vault(url, kek) as vault:
+    async with Vault(f"sqlite+aiosqlite:///{file}", kek) as vault:
         for number in range(40):
             await vault.key_for(TENANT, f"upload:{number}")
-        if journal == "WAL":
-            await _use_write_ahead_log(vault)
         raw = sqlite3.connect(file)
         wrapped = dict(raw.execute("SELECT subject, wrapped_key FROM subject_keys").fetchall())
         raw.close()
-        assert (folder / "vault.sqlite-wal").exists() is (journal == "WAL")
-        written = b"".join(path.read_bytes() for path in folder.iterdir())
-        assert all(key in written for key in wrapped.values())
         for number in range(0, 40, 2):
+            assert wrapped[f"upload:{number}"] in written(folder)
             await vault.destroy(TENANT, f"upload:{number}")
-            written = b"".join(path.read_bytes() for path in folder.iterdir())
-            assert wrapped[f"upload:{number}"] not in written
-        for number in range(1, 40, 2):
-            assert wrapped[f"upload:{number}"] in written
+            assert wrapped[f"upload:{number}"] not in written(folder)
+        assert all(wrapped[f"upload:{number}"] in written(folder) for number in range(1, 40, 2))
 
 
-async def _use_write_ahead_log(vault: Vault) -> None:
-    """Do as with an SQLite whose log is safe: two connections write to it."""
-    engine = vault._table._engine
-    async with engine.connect() as connection:
-        raw = (await connection.get_raw_connection()).driver_connection
-        assert raw is not None
-        cursor = await raw.execute("PRAGMA journal_mode=WAL")
-        assert (await cursor.fetchone())[0] == "wal"
-        await cursor.close()
-    await vault.key_for(TENANT, "upload:in the log")
+def written(folder: Path) -> bytes:
+    """Return the bytes of the database and of whatever journal lies beside it."""
+    return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
 async def test_a_vault_of_another_version_is_refused(tmp_path: Path, kek: LocalKeyManager) -> None:
