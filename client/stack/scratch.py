@@ -14,7 +14,16 @@ from client.stack import control
 
 __all__ = ("scratch_stack",)
 
-_EMBEDDED = ("keys", "ledger_url", "store_url", "queue_url", "triton_url")
+_EMBEDDED = (
+    "keys",
+    "kek",
+    "ledger_url",
+    "vault_url",
+    "store_url",
+    "queue_url",
+    "triton_url",
+    "token_jwks",
+)
 
 
 @contextlib.contextmanager
