@@ -4,96 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
 
-from client.errors import ConfigurationError, Conflict, LeaseLost, NotFound, RefusalCode, Transient
+from client.errors import (
+    ConfigurationError,
+    Conflict,
+    LeaseLost,
+    NotFound,
+    RefusalCode,
+    Transient,
+)
 from client.jobs import Job, JobState, Priority
 from client.storage.ledger import Ledger
-from client.storage.objects import StoredObject
-from client.storage.records import Backlog, JobResult, NewJob
-from tests.postgres import postgres_url
+from client.storage.records import Backlog
+from tests.ledgers import AUDIT_KEY, LEASE_S, Clock, history, new_job, result_of, submitted
 
 pytestmark = pytest.mark.contract
-
-LEASE_S = 30.0
-KEY = bytes(range(32))
-
-
-class Clock:
-    """A clock that tests move."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2030, 1, 1, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        self.now += timedelta(microseconds=1)
-        return self.now
-
-    def move(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str | None]:
-    with postgres_url() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite'}"
-    server: str | None = request.getfixturevalue("postgres")
-    if server is None:
-        pytest.skip("no PostgreSQL: set HOUNSFIELD_TEST_POSTGRES_URL or install postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def ledger(url: str, clock: Clock) -> AsyncIterator[Ledger]:
-    async with Ledger(url, KEY, max_attempts=3, clock=clock) as opened:
-        yield opened
-
-
-def new_job(
-    tenant: str = "radiology",
-    upload_id: str = "",
-    content: str = "c" * 64,
-    priority: Priority = Priority.ROUTINE,
-) -> NewJob:
-    job_id = str(uuid.uuid4())
-    stored = StoredObject(f"studies/{job_id}", 1000, "a" * 64)
-    upload = upload_id or str(uuid.uuid4())
-    return NewJob(job_id, tenant, upload, priority, "brain_mr", content, stored, b"header")
-
-
-def result_of(job: Job) -> JobResult:
-    return JobResult(StoredObject(f"results/{job.id}-{job.attempt}", 77, "b" * 64), b"result")
-
-
-async def submitted(ledger: Ledger, **values: str) -> Job:
-    job, created = await ledger.submit(new_job(**values))  # type: ignore[arg-type]
-    assert created
-    return job
-
-
-async def history(ledger: Ledger, job: Job) -> list[str]:
-    return [event.action for event in await ledger.events(job.id)]
 
 
 async def test_a_submitted_job_is_as_it_was_sent(ledger: Ledger, clock: Clock) -> None:
@@ -155,11 +84,11 @@ async def test_rejection_and_failure_keep_their_reason(ledger: Ledger) -> None:
 
 async def test_the_same_upload_is_one_job(ledger: Ledger) -> None:
     upload = str(uuid.uuid4())
-    answers = await asyncio.gather(*(ledger.submit(new_job(upload_id=upload)) for _ in range(20)))
+    answers = await asyncio.gather(*(ledger.submit(new_job(upload_id=upload)) for _ in range(100)))
     assert len({job.id for job, _ in answers}) == 1
     assert sum(created for _, created in answers) == 1
     with pytest.raises(Conflict):
-        await ledger.submit(new_job(upload_id=upload, content="d" * 64))
+        await ledger.submit(new_job(upload_id=upload, content_sha256="d" * 64))
     with pytest.raises(Conflict):
         await ledger.find_upload("radiology", upload, "d" * 64)
     other, created = await ledger.submit(new_job(tenant="cardiology", upload_id=upload))
@@ -339,11 +268,14 @@ async def test_claimable_finds_exactly_the_forgotten(ledger: Ledger, clock: Cloc
 async def test_two_processes_may_start_at_once_and_find_everything_again(
     url: str, clock: Clock
 ) -> None:
-    async with Ledger(url, KEY, clock=clock) as one, Ledger(url, KEY, clock=clock) as two:
+    async with (
+        Ledger(url, AUDIT_KEY, clock=clock) as one,
+        Ledger(url, AUDIT_KEY, clock=clock) as two,
+    ):
         job = await submitted(one)
         assert await two.get(job.id) == job
         await two.ping()
-    ledgers = [Ledger(url, KEY, clock=clock) for _ in range(3)]
+    ledgers = [Ledger(url, AUDIT_KEY, clock=clock) for _ in range(3)]
     await asyncio.gather(*(ledger.__aenter__() for ledger in ledgers))
     assert await ledgers[0].get(job.id) == job
     for ledger in ledgers:
@@ -352,7 +284,7 @@ async def test_two_processes_may_start_at_once_and_find_everything_again(
 
 async def test_an_absent_database_is_transient() -> None:
     with pytest.raises(Transient):
-        await Ledger("postgresql+psycopg://x@127.0.0.1:1/none", KEY).__aenter__()
+        await Ledger("postgresql+psycopg://x@127.0.0.1:1/none", AUDIT_KEY).__aenter__()
 
 
 @pytest.mark.parametrize(
@@ -360,14 +292,14 @@ async def test_an_absent_database_is_transient() -> None:
 )
 def test_a_wrong_url_is_told(wrong: str) -> None:
     with pytest.raises(ConfigurationError):
-        Ledger(wrong, KEY)
+        Ledger(wrong, AUDIT_KEY)
 
 
 async def test_the_sqlite_file_is_private_and_set_to_keep_what_it_acknowledged(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state" / "ledger.sqlite"
-    async with Ledger(f"sqlite+aiosqlite:///{path}", KEY) as ledger:
+    async with Ledger(f"sqlite+aiosqlite:///{path}", AUDIT_KEY) as ledger:
         assert path.stat().st_mode & 0o777 == 0o600
         async with ledger._table._database._engine.connect() as connection:
             values = {
