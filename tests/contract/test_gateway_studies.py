@@ -33,6 +33,7 @@ from client.ingest.sender import IngestClient
 from client.jobs import Job, JobState, Priority
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2
+from client.storage.headers import open_study_header
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 
 pytestmark = pytest.mark.contract
@@ -76,7 +77,7 @@ async def test_a_study_goes_in_and_its_result_comes_out(
     submitted = await client.submit(
         FILES, priority=Priority.STAT, on_progress=lambda *now: sent.append(now)
     )
-    assert (submitted.state, submitted.priority) == (JobState.QUEUED, Priority.STAT)
+    assert (submitted.state, submitted.priority) == (JobState.RECEIVED, Priority.STAT)
     assert sent[-1][0] == sent[-1][1] == submitted.object_bytes
     watching = asyncio.create_task(client.wait(submitted.id))
     done, files = await gateway.work_once(RESULTS)
@@ -142,7 +143,7 @@ async def test_the_same_upload_is_one_job_and_one_object(
     study = sealed(gateway, FILES)
     first = await client.send(study)
     again = await client.send(study)
-    assert again == first
+    assert (again.id, again.upload_id, again.state) == (first.id, first.upload_id, JobState.QUEUED)
     assert len(gateway.stored_files()) == 1
     with pytest.raises(Conflict):
         await client.submit([b"other"], upload_id=study.header.upload_id)
@@ -310,7 +311,7 @@ async def test_a_full_gateway_says_so_and_recovers(tmp_path: Path) -> None:
         assert caught.value.retry_after_s == 0.05
         assert len(gateway.stored_files()) == 2
         await client.cancel(jobs[0].id)
-        assert (await client.submit([b"z"])).state is JobState.QUEUED
+        assert (await client.submit([b"z"])).state is JobState.RECEIVED
 
 
 async def test_bytes_that_wait_are_limited(tmp_path: Path) -> None:
@@ -318,12 +319,12 @@ async def test_bytes_that_wait_are_limited(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, limits) as gateway, gateway.sender() as client:
         await client.submit([bytes(20_000)])
         with pytest.raises(Busy, match="space"):
-            await client.submit([bytes(20_000)])
+            await client.submit([bytes(20_001)])
 
 
 async def submit_on_and_on(client: IngestClient) -> None:
     while True:
-        await client.submit([b"x"])
+        await client.submit([uuid.uuid4().bytes])
 
 
 async def test_uploads_at_one_time_are_limited(tmp_path: Path) -> None:
@@ -381,7 +382,7 @@ async def test_a_lost_queue_does_not_lose_the_study(
 
     monkeypatch.setattr(gateway.queue, "put", away)
     job = await client.submit(FILES)
-    assert (await gateway.ledger.get(job.id)).state is JobState.QUEUED
+    assert (await gateway.ledger.get(job.id)).state is JobState.RECEIVED
     assert await gateway.queue.job_ids() == frozenset()
 
 
@@ -391,8 +392,8 @@ async def test_a_ledger_that_may_have_committed_keeps_the_object(
     """The row may be there although its answer was lost: deleting its object would lose a study."""
     real = gateway.ledger.submit
 
-    async def answer_lost(new: object) -> tuple[Job, bool]:
-        await real(new)  # type: ignore[arg-type]
+    async def answer_lost(*what: object) -> tuple[Job, bool]:
+        await real(*what)  # type: ignore[arg-type]
         raise Transient("The ledger is away.")
 
     monkeypatch.setattr(gateway.ledger, "submit", answer_lost)
@@ -407,7 +408,7 @@ async def test_the_sender_encrypts_only_for_keys_it_trusts(gateway: GatewayUnder
     settings = replace(gateway.sender_settings(), trusted_worker_keys=(pinned.key_id,))
     async with IngestClient(settings) as client:
         job = await client.submit(FILES)
-        header = ingest_pb2.StudyHeader.FromString((await gateway.ledger.get(job.id)).header)
+        header = await open_study_header(gateway.vault, await gateway.ledger.get(job.id))
         assert header.key_id == pinned.key_id
     async with IngestClient(replace(settings, trusted_worker_keys=("0" * 32,))) as client:
         with pytest.raises(AccessDenied, match="trust"):
