@@ -20,7 +20,7 @@ from client.settings import Settings, load_settings
 from client.stack.control import log_directory, run_directory
 from client.stack.services import local_services
 from client.stack.supervisor import Supervisor
-from client.triton.watchdog import Watchdog
+from client.triton.watchdog import STUCK, Watchdog, WatchdogEvent
 
 __all__ = ("main", "run_local_stack")
 
@@ -41,7 +41,8 @@ async def _run(settings: Settings) -> None:
     supervisor = Supervisor(local.services, run_directory(settings), log_directory(settings))
     watching = None
     if local.triton is not None:
-        watching = asyncio.create_task(_watch(Watchdog(local.triton), supervisor))
+        watchdog = Watchdog(local.triton, lambda event: _on_event(event, supervisor))
+        watching = asyncio.create_task(_watch(watchdog, supervisor))
     try:
         await supervisor.run()
     finally:
@@ -57,6 +58,11 @@ async def _watch(watchdog: Watchdog, supervisor: Supervisor) -> None:
     await supervisor.until_stopping()
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+def _on_event(event: WatchdogEvent, supervisor: Supervisor) -> None:
+    if event.status == STUCK:
+        supervisor.kill("triton")
 
 
 def main() -> int:

@@ -112,6 +112,10 @@ class Supervisor:
         """Return once it was told to stop, or had to."""
         await self._stopping.wait()
 
+    def kill(self, name: str) -> None:
+        """Kill a service that no longer serves; it is started again like any that died."""
+        _kill_group(self._children[name].pid, signal.SIGKILL)
+
     @contextlib.asynccontextmanager
     async def _keepers(self) -> AsyncIterator[None]:
         keepers: list[asyncio.Task[None]] = []

@@ -21,13 +21,15 @@ from client.triton.server import TritonSettings, admin_headers
 from client.triton.statuses import status_of
 from preprocess.spec import ModelSpec
 
-__all__ = ("ModelEvent", "Watchdog", "WatchdogEvent")
+__all__ = ("STUCK", "ModelEvent", "Watchdog", "WatchdogEvent")
 
 LOGGER = logging.getLogger(__name__)
 
 DEAD = frozenset(("INTERNAL", "NOT_FOUND"))
 """Statuses of a model whose process died, or that was left unloaded. Others are not ours to mend:
 a server that is away is its supervisor's, one that is slow has work to do."""
+STUCK = "DEADLINE_EXCEEDED"
+"""Status of a model whose reloading took too long: only a new server helps."""
 
 
 class ModelEvent(StrEnum):
@@ -63,6 +65,8 @@ class Watchdog:
         on_event: Called with every event, after it is logged.
         interval_s: Pause between two rounds of probes.
         probe_timeout_s: How long one probe may take.
+        reload_timeout_s: How long reloading may take. A server whose model died while it was being
+            loaded waits for it for ever.
     """
 
     def __init__(
@@ -71,11 +75,13 @@ class Watchdog:
         on_event: Callable[[WatchdogEvent], None] = lambda event: None,
         interval_s: float = 2.0,
         probe_timeout_s: float = 20.0,
+        reload_timeout_s: float = 20.0,
     ) -> None:
         self._settings = settings
         self._on_event = on_event
         self._interval_s = interval_s
         self._probe_timeout_s = probe_timeout_s
+        self._reload_timeout_s = reload_timeout_s
 
     async def run(self) -> None:
         """Probes until it is cancelled."""
@@ -92,10 +98,13 @@ class Watchdog:
         self._tell(spec, ModelEvent.DEAD, status)
         began = time.monotonic()
         try:
-            await self._reload(spec)
+            async with asyncio.timeout(self._reload_timeout_s):
+                await self._reload(spec)
             status = await self._probe(spec)
         except InferenceServerException as error:
             status = status_of(error)
+        except TimeoutError:
+            status = STUCK
         kind = ModelEvent.STILL_DEAD if status else ModelEvent.REVIVED
         self._tell(spec, kind, status, time.monotonic() - began)
 

@@ -39,7 +39,6 @@ PARTS = frozenset(Target) - {Target.DATABASE, Target.STORE}
 def folder() -> Iterator[Path]:
     """A folder with a short path, kept when the test fails."""
     path = Path(tempfile.mkdtemp(prefix="hf-"))
-    print(f"If this test fails, logs and data are in {path}.")
     yield path
     if (path / "held").exists():
         shutil.rmtree(path)
@@ -47,7 +46,7 @@ def folder() -> Iterator[Path]:
 
 def expect(outcome: Outcome, folder: Path) -> None:
     """Fail unless every promise held."""
-    assert outcome.verdict.findings == []
+    assert outcome.verdict.findings == [], f"logs and data are in {folder}"
     assert outcome.verdict.done == outcome.verdict.acknowledged > 0
     (folder / "held").touch()
 

@@ -194,10 +194,9 @@ def fill_the_disk(times: int, full_s: float) -> Breaking:
     async def breaks(arena: Arena) -> None:
         for _ in range(times):
             filler = arena.stand.home / "filler"
-            with filler.open("wb") as file, contextlib.suppress(OSError):
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while True:
-                    file.write(bytes(1 << 16))
-                    file.flush()
+                    file.write(bytes(1 << 12))
             await asyncio.sleep(full_s)
             filler.unlink()
             arena.struck["fill the disk"] += 1
