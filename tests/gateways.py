@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.access.identity import AccessSettings
@@ -24,7 +24,7 @@ from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job
 from client.limits import BundleLimits, ServiceLimits
-from client.storage.headers import open_study_header, seal_result_header
+from client.storage.headers import open_rewrapped, open_study_header, seal_result_header
 from client.storage.ledger import Ledger
 from client.storage.localobjects import LocalObjectStore
 from client.storage.objects import ObjectStore, result_key
@@ -66,8 +66,8 @@ class GatewayUnderTest:
         )
 
     @contextlib.asynccontextmanager
-    async def sender(self, tenant: str = TENANT) -> AsyncIterator[IngestClient]:
-        async with IngestClient(self.sender_settings(tenant)) as client:
+    async def sender(self, tenant: str = TENANT, token: str = "") -> AsyncIterator[IngestClient]:
+        async with IngestClient(replace(self.sender_settings(tenant), token=token)) as client:
             yield client
 
     def stored_files(self) -> list[Path]:
@@ -81,7 +81,11 @@ class GatewayUnderTest:
         header = await open_study_header(self.vault, job)
         keyring = Keyring(self.keys.worker_keys)
         study = await open_study(
-            header, self.store.get(job.object_key), keyring, max_bytes=_MAX_BYTES
+            header,
+            self.store.get(job.object_key),
+            keyring,
+            max_bytes=_MAX_BYTES,
+            rewrapped=await open_rewrapped(self.vault, job),
         )
         files = [content for _, content in read_bundle(study, BundleLimits())]
         await self.ledger.heartbeat(job, "infer", 0.5, 30)

@@ -69,7 +69,7 @@ def encodings(value: str | bytes) -> Mapping[str, frozenset[bytes]]:
         "hex": (
             coded for form in forms for coded in (form.hex().encode(), form.hex().upper().encode())
         ),
-        "url": itertools.chain.from_iterable(map(_percent, forms)),
+        "url": set(itertools.chain.from_iterable(map(_percent, forms))).difference(forms),
         "reversed": (form[::-1] for form in forms),
     }
     if isinstance(value, str):
