@@ -150,6 +150,8 @@ def _alternative_names(certificate: x509.Certificate, kind: type) -> list[str]:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
         return []
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return []  # malformed names name nobody
     return [str(value) for value in extension.value.get_values_for_type(kind)]
 
 

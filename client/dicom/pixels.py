@@ -101,7 +101,9 @@ def decode_pixels(instance: Instance, layout: PixelLayout) -> NDArray[Any]:
     try:
         pixels, _ = decoder.as_array(instance.dataset, raw=True)
         return np.asarray(pixels).reshape(shape)
-    except Exception as error:  # each decoder plugin raises errors of its own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # decoders raise errors of their own; Rust's panics are none
         raise Rejected(
             RefusalCode.UNDECODABLE,
             f"Pixel data in transfer syntax {syntax.name} was expected to decode to "

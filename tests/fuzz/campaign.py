@@ -1,0 +1,146 @@
+"""Runs fuzzing processes one after another until enough inputs were tried; keeps their findings.
+
+seeds ──▶ child (libFuzzer, limits on time and memory) ──▶ counts, findings ──▶ progress file
+
+A finding is an input that was not answered by a typed code: it raised something else, killed the
+process, took longer than ``HANG_S`` or more memory than ``MEMORY_MIB``. What the reader's own
+isolation makes of it is asked apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.fuzz.tally import Tally
+
+__all__ = ("MEMORY_MIB", "Campaign", "Progress")
+
+MEMORY_MIB = 1024
+_MAX_INPUT_BYTES = 64 << 10
+_ROOT = Path(__file__).parents[2]
+_BATCH = 2_000
+_GUIDED_EVERY = 10
+"""One in so many processes is guided by coverage; it is ten times slower, its finds serve all."""
+_STUCK_S = 120
+"""By the clock, for what waits without working; a busy machine must not count as a hang."""
+_KINDS = {"crash": "crash", "timeout": "hang", "oom": "memory"}
+
+
+@dataclass
+class Progress:
+    """What a campaign has seen so far.
+
+    Attributes:
+        answers: How often each typed answer was given.
+        findings: Kind of each finding by the input's name; empty is what we want.
+        distinct: Different inputs, counted within each process.
+        slowest_s: The longest time an input took.
+        peak_rss_mib: The largest resident memory of a fuzzing process.
+        seconds: Time spent.
+        processes: Fuzzing processes used.
+    """
+
+    answers: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, str] = field(default_factory=dict)
+    distinct: int = 0
+    slowest_s: float = 0.0
+    peak_rss_mib: int = 0
+    seconds: float = 0.0
+    processes: int = 0
+
+    @property
+    def runs(self) -> int:
+        """Inputs that were answered."""
+        return sum(self.answers.values())
+
+
+class Campaign:
+    """Fuzzes one target.
+
+    Args:
+        target: "dicom" or "messages".
+        folder: Where seeds, counts, findings and progress lie; a campaign goes on where it was.
+    """
+
+    def __init__(self, target: str, folder: Path) -> None:
+        self._target = target
+        self._folder = folder
+        self._corpus = folder / "corpus"
+        self._findings = folder / "findings"
+        self._file = folder / "progress.json"
+        for each in (self._corpus, self._findings):
+            each.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress()
+        if self._file.exists():
+            self.progress = Progress(**json.loads(self._file.read_text()))
+
+    @property
+    def findings(self) -> list[Path]:
+        """The inputs that were not answered as they should."""
+        return sorted(self._findings.iterdir())
+
+    def run(self, seeds: list[bytes], runs: int, seconds: float) -> Progress:
+        """Fuzz until so many inputs were tried in all, or so much time was spent now."""
+        for seed in seeds:
+            (self._corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
+        deadline = time.monotonic() + seconds
+        while self.progress.runs < runs and (left_s := deadline - time.monotonic()) > 0:
+            self._one_process(min(_BATCH, runs - self.progress.runs), left_s)
+        return self.progress
+
+    @property
+    def _number(self) -> int:
+        return 1 + self.progress.processes
+
+    def _one_process(self, runs: int, left_s: float) -> None:
+        began = time.monotonic()
+        counts = self._folder / "counts"
+        counts.unlink(missing_ok=True)
+        with (self._folder / "log").open("wb") as log:
+            child = subprocess.Popen(
+                self._command(counts, runs, left_s), stdout=log, stderr=log, cwd=_ROOT
+            )
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        found = sorted(self._findings.glob(f"{self._number}-*"))
+        if not counts.exists() or (child.returncode and not found):
+            raise RuntimeError(f"The fuzzing process broke; see {self._folder / 'log'}.")
+        self._add(Tally(counts), found, usage.ru_maxrss // 1024, time.monotonic() - began)
+
+    def _command(self, counts: Path, runs: int, left_s: float) -> list[str]:
+        mode = "plain" if self.progress.processes % _GUIDED_EVERY else "guided"
+        return [
+            *(sys.executable, "-m", "tests.fuzz.child", self._target, mode, str(counts)),
+            *(f"-runs={runs}", f"-seed={self._number}", f"-max_total_time={max(1, int(left_s))}"),
+            *(
+                f"-timeout={_STUCK_S}",
+                f"-rss_limit_mb={MEMORY_MIB}",
+                f"-max_len={_MAX_INPUT_BYTES}",
+            ),
+            *(
+                f"-artifact_prefix={self._findings / str(self._number)}",
+                "-mutate_depth=1",
+                "-len_control=0",
+            ),
+            str(self._corpus),
+        ]
+
+    def _add(self, tally: Tally, found: list[Path], rss_mib: int, seconds: float) -> None:
+        progress = self.progress
+        progress.answers = dict(Counter(progress.answers) + Counter(tally.answers))
+        for path in found:
+            progress.findings[path.name] = _KINDS[path.name.split("-")[1]]
+        progress.distinct += tally.distinct
+        progress.slowest_s = max(progress.slowest_s, tally.slowest_s)
+        progress.peak_rss_mib = max(progress.peak_rss_mib, rss_mib)
+        progress.seconds += seconds
+        progress.processes += 1
+        self._file.write_text(json.dumps(asdict(progress), indent=2))
