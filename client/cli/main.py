@@ -9,12 +9,14 @@ import typer
 
 from client.cli import (
     audit_commands,
+    care_commands,
     demo,
     doctor,
     job_commands,
     key_commands,
     patient_commands,
     stack_commands,
+    token_commands,
 )
 from client.cli.console import report_error
 from client.cli.deidentify_command import deidentify
@@ -56,8 +58,13 @@ app.command()(job_commands.show)
 app.command()(job_commands.fetch)
 app.command()(job_commands.cancel)
 app.command()(patient_commands.erase)
+key_commands.app.command()(token_commands.revoke)
 app.add_typer(key_commands.app, name="keys")
+app.command()(token_commands.token)
 app.add_typer(audit_commands.app, name="audit")
+app.command()(care_commands.backup)
+app.command()(care_commands.restore)
+app.command()(care_commands.verify)
 app.command()(deidentify)
 app.command()(doctor.doctor)
 
