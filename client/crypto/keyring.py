@@ -169,9 +169,11 @@ class Keyring:
             raise NotFound(f"No private key {key_id} is here.")
         destroy_private(path)
 
-    def has(self, key_id: str) -> bool:
-        """Say whether the private key of that id is here."""
-        return self._path(key_id, "private").exists()
+    def private_ids(self) -> frozenset[str]:
+        """Return the ids of the keys that can open something, also of those withdrawn."""
+        suffix = ".private.json"
+        found = self._directory.glob(f"*{suffix}")
+        return frozenset(path.name.removesuffix(suffix) for path in found)
 
     def _opener(self, key_id: str) -> Any:
         path = self._path(key_id, "private")
