@@ -20,7 +20,7 @@ from client.faultpoints import fault_environment
 from client.jobqueue.embedded import embedded_queue_url, queue_is_ready, valkey_command
 from client.settings import Settings
 from client.stack.supervisor import ServiceSpec
-from client.triton.embedded import is_ready
+from client.triton.embedded import is_ready, lost_a_model
 from client.triton.server import TritonSettings, server_command
 
 __all__ = ("LocalServices", "local_services")
@@ -84,6 +84,7 @@ def _triton(triton: TritonSettings) -> ServiceSpec:
         argv=command.argv,
         env=command.env,
         ready=lambda: is_ready(triton),
+        doomed=lost_a_model,
         address=triton.grpc_url,
         start_timeout_s=120.0,
         grace_s=triton.exit_timeout_s + 5.0,

@@ -39,6 +39,7 @@ class ServiceSpec:
         argv: Program and arguments.
         env: Its whole environment.
         ready: Returns True once the service answers; it may raise while it does not.
+        doomed: Returns True when the starting process of this id will never be ready.
         address: Where it listens, for people.
         start_timeout_s: Seconds until it must be ready.
         grace_s: Seconds between SIGTERM and SIGKILL.
@@ -48,6 +49,7 @@ class ServiceSpec:
     argv: Sequence[str]
     env: Mapping[str, str]
     ready: Callable[[], Awaitable[bool]]
+    doomed: Callable[[int], bool] = lambda _: False
     address: str = ""
     start_timeout_s: float = 60.0
     grace_s: float = 15.0
@@ -160,6 +162,8 @@ class Supervisor:
                 raise ConfigurationError(
                     f"{service.name} {why}; the end of its log:\n{self._log_tail(service.name)}"
                 )
+            if service.doomed(child.pid):
+                raise ConfigurationError(f"{service.name} lost a part of itself while it started.")
             with contextlib.suppress(Exception):
                 if await service.ready():
                     return

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 from tritonclient.utils import InferenceServerException
 
 from client.errors import ClientError, ConfigurationError
@@ -16,7 +17,7 @@ from client.triton.installation import clear_shared_memory
 from client.triton.probe import probe
 from client.triton.server import TritonSettings, admin_headers, server_command
 
-__all__ = ("EmbeddedTriton", "is_ready")
+__all__ = ("EmbeddedTriton", "is_ready", "lost_a_model")
 
 POLL_S = 0.1
 LOG_TAIL_BYTES = 4000
@@ -130,3 +131,12 @@ async def is_ready(settings: TritonSettings) -> bool:
     finally:
         await client.close()
     return True
+
+
+def lost_a_model(pid: int) -> bool:
+    """Whether the process of a Python model died under a starting server, which waits in vain."""
+    try:
+        children = psutil.Process(pid).children()
+        return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
+    except psutil.NoSuchProcess:
+        return False
