@@ -47,6 +47,13 @@ from tests.proof.traces import ENCODINGS, Searcher, Secret, Trace, encodings
 __all__ = ("Findings", "main", "proof_of", "run")
 
 _PARTS = ("worker", "triton", "gateway", "queue")
+_OPERATIONS = (
+    "status",
+    "audit export --out {folder}/audit.jsonl",
+    "audit verify",
+    "backup {folder}/backup --keys {folder}/vault",
+    "verify",
+)
 _SETTLE_S = 300.0
 _AT_A_TIME = 8
 _OUTSIDE = (Path(tempfile.gettempdir()), Path("/var/tmp"), Path("/dev/shm"), Path.home() / ".cache")
@@ -134,7 +141,9 @@ async def _drive(
         await _crash_the_decoder(stack, client, odd[0], findings)
         await _lie(stack, client, odd[1:], findings)
         await _use_the_rest(client, studies, jobs, findings)
-    await _erase(stack, studies[0], jobs[0], findings)
+    token = _token(stack)
+    await _erase(stack, token, studies[0], jobs[0], findings)
+    await _operate(stack, token, findings)
 
 
 async def _crash_parts(stack: LocalStack, findings: Findings) -> None:
@@ -238,16 +247,20 @@ async def _use_the_rest(
     await client.cancel(jobs[1].id)
 
 
-async def _erase(stack: LocalStack, study: CanaryStudy, job: Job, findings: Findings) -> None:
-    """Erase a patient as an operator; nothing of the study can be had any more."""
+def _token(stack: LocalStack) -> str:
     settings = stack.settings
-    issuer = LocalIssuer(
-        KeyDirectory(Path(settings.keys)).tokens, settings.token_issuer, settings.token_audience
-    )
-    roles = frozenset((Role.OPERATOR, Role.CLINICIAN))
-    token = issuer.issue(settings.tenant, "proof", roles, life_s=600)
+    keys = KeyDirectory(Path(settings.keys)).tokens
+    issuer = LocalIssuer(keys, settings.token_issuer, settings.token_audience)
+    roles = frozenset((Role.OPERATOR, Role.CLINICIAN, Role.AUDITOR))
+    return issuer.issue(settings.tenant, "proof", roles, life_s=600)
+
+
+async def _erase(
+    stack: LocalStack, token: str, study: CanaryStudy, job: Job, findings: Findings
+) -> None:
+    """Erase a patient as an operator; nothing of the study can be had any more."""
     texts = study.marks.texts
-    async with connect(replace(settings, token=token)) as operator:
+    async with connect(replace(stack.settings, token=token)) as operator:
         pseudonym = operator.pseudonym(texts["PatientID"], texts["IssuerOfPatientID"])
         proof = await operator.erase(patient=pseudonym, reason="end of the proof")
         if proof.jobs != 1:
@@ -312,6 +325,26 @@ def _is_core_dump(path: Path) -> bool:
     except OSError:
         return False
     return head[:4] == b"\x7fELF" and head[16:18] in (b"\4\0", b"\0\4")
+
+
+async def _operate(stack: LocalStack, token: str, findings: Findings) -> None:
+    """Run what an operator runs; what it writes and prints is searched like everything else."""
+    folder = stack.home / "operated"
+    folder.mkdir()
+    environment = stack.environment | {"HOUNSFIELD_TOKEN": token}
+    for number, command in enumerate(_OPERATIONS):
+        words = [word.format(folder=folder) for word in command.split()]
+        with (folder / f"{number}.txt").open("wb") as told:
+            child = await asyncio.create_subprocess_exec(
+                str(Path(sys.executable).with_name("hounsfield")),
+                *words,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=told,
+                stderr=told,
+            )
+            if await child.wait() != 0:
+                findings.unexpected.append(f"{words[0]} ended with {child.returncode}")
 
 
 def _look_into_shared_memory(searcher: Searcher, findings: Findings) -> None:
