@@ -58,6 +58,7 @@ _KINDS: dict[str, _Kind] = {
     "job.finished": _Kind(_DCM_CODES.DICOMInstancesAccessed, "C"),
     "job.erased": _DELETED,
     "job.expired": _DELETED,
+    "job.study_expired": _DELETED,
     "patient.erased": _DELETED,
 }
 _FAMILIES = {"job.": _PROCEDURE, "key.": _KEYS, "call.": _ACTIVITY}

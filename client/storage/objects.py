@@ -23,6 +23,7 @@ __all__ = (
     "ObjectStore",
     "StoredEntry",
     "StoredObject",
+    "job_id_of",
     "result_key",
     "study_key",
 )
@@ -42,6 +43,11 @@ def study_key(job_id: str) -> str:
 def result_key(job_id: str, attempt: int) -> str:
     """Return where the result of one attempt lies; no two attempts share a key."""
     return f"results/{job_id}-{attempt}"
+
+
+def job_id_of(key: str) -> str:
+    """Return whose study or result a key is of."""
+    return key.partition("/")[2][:36]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue
 from client.jobs import Job, JobState
 from client.storage.ledger import RECONCILER, Ledger
-from client.storage.objects import ObjectStore, StoredEntry
+from client.storage.objects import ObjectStore, StoredEntry, job_id_of
 from client.storage.records import Claimable
 from client.storage.retention import RetentionRules, apply_retention
 
@@ -142,7 +142,7 @@ class Reconciler:
         return swept
 
     async def _delete_orphans(self, entries: list[StoredEntry]) -> int:
-        jobs = await self._ledger.known({_job_id(entry.key) for entry in entries})
+        jobs = await self._ledger.known({job_id_of(entry.key) for entry in entries})
         orphans = [entry.key for entry in entries if not _is_wanted(entry.key, jobs)]
         for key in orphans:
             await self._store.delete(key)
@@ -150,12 +150,8 @@ class Reconciler:
         return len(orphans)
 
 
-def _job_id(key: str) -> str:
-    return key.partition("/")[2][:36]
-
-
 def _is_wanted(key: str, jobs: Mapping[str, Job]) -> bool:
-    job = jobs.get(_job_id(key))
+    job = jobs.get(job_id_of(key))
     if job is None or job.withdrawn:
         return False
     return key in (job.object_key, job.result_key) or not job.finished

@@ -33,13 +33,13 @@ from client.errors import ConfigurationError
 from client.storage.schema import UtcDateTime
 from client.storage.transactions import Database
 
-__all__ = ("SubjectKey", "SubjectKeyTable")
+__all__ = ("VAULT_SCHEMA", "SubjectKey", "SubjectKeyTable", "prepare_vault", "subject_keys")
 
-_SCHEMA_VERSION = 1
+VAULT_SCHEMA = 1
 
 _metadata = MetaData()
 
-_keys = Table(
+subject_keys = Table(
     "subject_keys",
     _metadata,
     Column("id", String(32), primary_key=True),
@@ -51,11 +51,11 @@ _keys = Table(
     Column("erased_at", UtcDateTime, nullable=True),
     Index("subject_keys_by_kek", "kek_id", "id"),
 )
-_LIVING = _keys.c.erased_at.is_(None)
+_LIVING = subject_keys.c.erased_at.is_(None)
 Index(
     "one_living_key_for_each_subject",
-    _keys.c.tenant,
-    _keys.c.subject,
+    subject_keys.c.tenant,
+    subject_keys.c.subject,
     unique=True,
     sqlite_where=_LIVING,
     postgresql_where=_LIVING,
@@ -91,7 +91,7 @@ class SubjectKeyTable:
         Raises:
             ConfigurationError: They were made by another version of this software.
         """
-        await self._database.open(_prepare)
+        await self._database.open(prepare_vault)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -103,8 +103,8 @@ class SubjectKeyTable:
 
     async def living(self, tenant: str, subject: str) -> str | None:
         """Return the id of a subject's key, None when it has none."""
-        where = and_(_keys.c.tenant == tenant, _keys.c.subject == subject, _LIVING)
-        rows = await self._database.fetch(select(_keys.c.id).where(where))
+        where = and_(subject_keys.c.tenant == tenant, subject_keys.c.subject == subject, _LIVING)
+        rows = await self._database.fetch(select(subject_keys.c.id).where(where))
         return rows[0].id if rows else None
 
     async def insert(self, key: SubjectKey, at: datetime) -> bool:
@@ -119,7 +119,7 @@ class SubjectKeyTable:
         }
 
         async def enter(connection: AsyncConnection) -> None:
-            await connection.execute(_keys.insert().values(values))
+            await connection.execute(subject_keys.insert().values(values))
 
         try:
             await self._database.write(enter)
@@ -129,30 +129,30 @@ class SubjectKeyTable:
 
     async def find(self, ids: Collection[str]) -> dict[str, SubjectKey]:
         """Return the rows of these ids; ids that do not exist are left out."""
-        rows = await self._database.fetch(select(_keys).where(_keys.c.id.in_(ids)))
+        rows = await self._database.fetch(select(subject_keys).where(subject_keys.c.id.in_(ids)))
         return {row.id: _to_key(row) for row in rows}
 
     async def erase(self, tenant: str, subject: str, at: datetime) -> tuple[str, ...]:
         """Remove a subject's wrapped keys from the database; return the ids they had."""
-        where = and_(_keys.c.tenant == tenant, _keys.c.subject == subject, _LIVING)
-        change = update(_keys).where(where).values(wrapped_key=None, erased_at=at)
+        where = and_(subject_keys.c.tenant == tenant, subject_keys.c.subject == subject, _LIVING)
+        change = update(subject_keys).where(where).values(wrapped_key=None, erased_at=at)
 
         async def remove(connection: AsyncConnection) -> tuple[str, ...]:
-            erased = await connection.execute(change.returning(_keys.c.id))
+            erased = await connection.execute(change.returning(subject_keys.c.id))
             return tuple(erased.scalars().all())
 
         return await self._database.write(remove)
 
     async def wrapped_otherwise(self, kek_id: str, limit: int) -> tuple[SubjectKey, ...]:
         """Return living keys that another key-encrypting key than this one wraps."""
-        query = select(_keys).where(and_(_keys.c.kek_id != kek_id, _LIVING))
-        rows = await self._database.fetch(query.order_by(_keys.c.id).limit(limit))
+        query = select(subject_keys).where(and_(subject_keys.c.kek_id != kek_id, _LIVING))
+        rows = await self._database.fetch(query.order_by(subject_keys.c.id).limit(limit))
         return tuple(map(_to_key, rows))
 
     async def replace(self, old: SubjectKey, kek_id: str, wrapped: bytes) -> bool:
         """Exchange what a key is wrapped in; return False when it changed in the meantime."""
-        where = and_(_keys.c.id == old.id, _keys.c.kek_id == old.kek_id, _LIVING)
-        change = update(_keys).where(where).values(kek_id=kek_id, wrapped_key=wrapped)
+        where = and_(subject_keys.c.id == old.id, subject_keys.c.kek_id == old.kek_id, _LIVING)
+        change = update(subject_keys).where(where).values(kek_id=kek_id, wrapped_key=wrapped)
 
         async def exchange(connection: AsyncConnection) -> bool:
             return bool((await connection.execute(change)).rowcount)
@@ -161,19 +161,24 @@ class SubjectKeyTable:
 
     async def counts(self) -> dict[str, int]:
         """Return how many living keys each key-encrypting key wraps."""
-        query = select(_keys.c.kek_id, func.count().label("number")).where(_LIVING)
-        rows = await self._database.fetch(query.group_by(_keys.c.kek_id))
+        query = select(subject_keys.c.kek_id, func.count().label("number")).where(_LIVING)
+        rows = await self._database.fetch(query.group_by(subject_keys.c.kek_id))
         return {row.kek_id: row.number for row in rows}
 
 
-def _prepare(connection: Connection) -> None:
+def prepare_vault(connection: Connection) -> None:
+    """Create the tables that are missing.
+
+    Raises:
+        ConfigurationError: They were made by another version of this software.
+    """
     _metadata.create_all(connection)
     found = connection.execute(select(_version.c.version)).scalars().all()
     if not found:
-        connection.execute(_version.insert().values(version=_SCHEMA_VERSION))
-    elif found != [_SCHEMA_VERSION]:
+        connection.execute(_version.insert().values(version=VAULT_SCHEMA))
+    elif found != [VAULT_SCHEMA]:
         raise ConfigurationError(
-            f"Expected a vault of version {_SCHEMA_VERSION}, got {found}: use the software that "
+            f"Expected a vault of version {VAULT_SCHEMA}, got {found}: use the software that "
             "made it, or a newer one."
         )
 

@@ -12,7 +12,19 @@ from sqlalchemy import Connection, inspect
 
 from client.errors import ConfigurationError
 
-__all__ = ("upgrade",)
+__all__ = ("newest_revision", "upgrade")
+
+
+def newest_revision() -> str:
+    """Return the revision that this version's tables are of."""
+    head = _scripts().get_current_head()
+    if head is None:
+        raise ConfigurationError("The package lacks the revisions of the ledger's tables.")
+    return head
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(Path(__file__).parent))
 
 
 def upgrade(connection: Connection) -> None:
@@ -22,7 +34,7 @@ def upgrade(connection: Connection) -> None:
         ConfigurationError: The database is of a newer version of this program, or its tables were
             not made by these revisions.
     """
-    scripts = ScriptDirectory(str(Path(__file__).parent))
+    scripts = _scripts()
     context = MigrationContext.configure(connection)
     current = context.get_current_revision()
     if current is None and inspect(connection).has_table("jobs"):
@@ -30,12 +42,14 @@ def upgrade(connection: Connection) -> None:
             "The ledger's database has tables of an unreleased version: choose another database."
         )
     try:
-        missing = tuple(scripts.iterate_revisions("head", current or "base"))
+        if current is not None:
+            scripts.get_revision(current)
     except CommandError as error:
         raise ConfigurationError(
             f"The ledger's database is at revision {current}, which this version does not know: "
             "install the version that made it, or a newer one."
         ) from error
+    missing = tuple(scripts.iterate_revisions("head", current or "base"))
     with Operations.context(context):
         for revision in reversed(missing):
             revision.module.upgrade()
