@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from client.audittrail import AuditEntry, AuditEvent
@@ -191,5 +193,6 @@ class JobTable:
         async def work(connection: AsyncConnection) -> None:
             await begin_chain(connection, self._key, tenant, self._clock())
 
-        await self._database.write(work)
+        with contextlib.suppress(IntegrityError):  # another process was faster
+            await self._database.write(work)
         self._begun.add(tenant)
