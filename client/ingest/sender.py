@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -19,24 +19,26 @@ from types import TracebackType
 from typing import Self
 
 from client.audittrail import AuditEvent
-from client.crypto.bridge import in_thread
 from client.crypto.keyring import Keyring, PublicKey
-from client.crypto.labels import StudyLabel, open_label, seal_label
+from client.crypto.labels import StudyLabel, open_label
 from client.crypto.pseudonyms import PseudonymKey
-from client.crypto.studies import SealedStudy, open_result, seal_study
+from client.crypto.studies import SealedStudy, open_result
 from client.errors import AccessDenied, ConfigurationError, RefusalCode, Rejected, Transient
-from client.ingest.bundle import read_bundle, study_bundle
+from client.ingest.bundle import read_bundle
 from client.ingest.calls import GatewayConnection, SenderSettings
 from client.ingest.messages import event_of, from_status
-from client.ingest.patients import patient_of
+from client.ingest.submission import (
+    Progress,
+    StudyKeys,
+    StudyOrder,
+    prepare_study,
+    study_requests,
+)
 from client.jobs import Job, JobState, Priority
 from client.limits import RESULT, MessageLimits
 from client.proto import ingest_pb2
 
 __all__ = ("Erasure", "IngestClient", "Progress", "SenderSettings")
-
-Progress = Callable[[int, int], None]
-"""Called with bytes sent and bytes in all; goes back to 0 when an upload starts anew."""
 
 _LARGEST_PAGE = MessageLimits().max_page_jobs
 _LARGEST_EVENT_PAGE = MessageLimits().max_page_events
@@ -124,32 +126,21 @@ class IngestClient:
             ConfigurationError: A file cannot be read or changed meanwhile, the files are of
                 several patients, or we have no key.
         """
-        contents = list(files)
-        bundle = await asyncio.to_thread(study_bundle, contents)
-        digest = await asyncio.to_thread(bundle.digest)
-        patient = await asyncio.to_thread(patient_of, contents)
+        order = StudyOrder(model, priority, upload_id or str(uuid.uuid4()), process_again)
         result_key = await asyncio.to_thread(self._keyring.newest)
-        upload_id = upload_id or str(uuid.uuid4())
-        study = seal_study(
-            bundle.chunks,
-            digest,
-            tenant=self._settings.tenant,
-            upload_id=upload_id,
-            recipient=await self._recipient(),
-            result_key=result_key,
-            model=model,
-            priority=priority,
-            patient_pseudonym=self.pseudonym(patient.patient_id, patient.issuer),
-            sealed_label=seal_label(patient.label, result_key, self._secret, upload_id),
-            process_again=process_again,
+        keys = StudyKeys(await self._recipient(), result_key, self._secret)
+        study = await asyncio.to_thread(
+            prepare_study, list(files), self._settings.tenant, keys, order
         )
-        return await self.send(study, on_progress)
+        job = await self.send(study, on_progress)
+        self._check_answer(job, study.header)
+        return job
 
     async def send(self, study: SealedStudy, on_progress: Progress | None = None) -> Job:
         """Hand in a study that is encrypted already; see ``submit``."""
 
         async def once() -> Job:
-            async with contextlib.aclosing(_requests(study, on_progress)) as requests:
+            async with contextlib.aclosing(study_requests(study, on_progress)) as requests:
                 answer = await self._gateway.upload(requests)
             return self._job(answer.job)
 
@@ -347,18 +338,16 @@ class IngestClient:
                 RefusalCode.BAD_ENVELOPE, f"The result that came is not that of job {job_id}."
             )
 
+    def _check_answer(self, job: Job, sent: ingest_pb2.StudyHeader) -> None:
+        """A study that was sent before is answered by its earlier job: it must be our patient's."""
+        if job.upload_id == sent.upload_id:
+            return
+        ours = open_label(sent.sealed_label, self._keyring, self._secret, sent.upload_id)
+        if ours is None or self.label(job) != ours:
+            raise Rejected(
+                RefusalCode.BAD_ENVELOPE,
+                f"The gateway answered with job {job.id}, which is not of the study that was sent.",
+            )
+
     def _job(self, status: ingest_pb2.JobStatus) -> Job:
         return from_status(status, self._settings.tenant)
-
-
-async def _requests(
-    study: SealedStudy, on_progress: Progress | None
-) -> AsyncGenerator[ingest_pb2.SubmitStudyRequest, None]:
-    yield ingest_pb2.SubmitStudyRequest(header=study.header)
-    sent = 0
-    async with contextlib.aclosing(in_thread(study.chunks())) as chunks:
-        async for chunk in chunks:
-            yield ingest_pb2.SubmitStudyRequest(chunk=chunk)
-            sent += len(chunk)
-            if on_progress is not None:
-                on_progress(sent, study.header.ciphertext_bytes)

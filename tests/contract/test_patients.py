@@ -189,3 +189,22 @@ async def test_what_breaks_in_the_gateway_is_told_nobody_with_its_text(
     assert "test_patients.py" in told
     assert "caused by ValueError (" in told
     assert not any(word in told for word in (*NAME.split("^"), PATIENT))
+
+
+async def test_the_same_study_sent_again_is_the_same_job(client: IngestClient) -> None:
+    first = await client.submit(study())
+    assert (await client.submit(study())).id == first.id
+    assert (await client.submit(study(), process_again=True)).id != first.id
+
+
+async def test_an_answer_with_another_patients_job_is_not_taken(
+    gateway: GatewayUnderTest, client: IngestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = await gateway.ledger.get((await client.submit(study("SOMEBODYELSE1"))).id, TENANT)
+
+    async def wrong(*_: object, **__: object) -> object:
+        return other, False
+
+    monkeypatch.setattr(gateway.ledger, "submit", wrong)
+    with pytest.raises(Rejected, match="not of the study that was sent"):
+        await client.submit(study(number=2))
