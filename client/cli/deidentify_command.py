@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,10 +13,11 @@ from client.cli.console import ExitCode, Output
 from client.crypto.keydirectory import KeyDirectory
 from client.crypto.privatefiles import make_private_directory, write_private
 from client.crypto.pseudonyms import PseudonymKey
-from client.dicom.deidentify import Profile
-from client.dicom.deidentify_files import deidentify_file
 from client.errors import ConfigurationError, RefusalCode, Rejected
 from client.settings import load_settings
+
+if TYPE_CHECKING:
+    from client.dicom.deidentify import Profile
 
 __all__ = ("deidentify",)
 
@@ -44,6 +45,8 @@ def deidentify(
     UIDs and patients get the same new names in every file and every run with this tenant's key.
     Copies are named after their new UID. Files that may show a name in their pixels are refused.
     """
+    from client.dicom.deidentify import Profile
+
     settings = load_settings()
     key = PseudonymKey.load(KeyDirectory(Path(settings.keys)).pseudonym_key(settings.tenant))
     profile = Profile(
@@ -83,6 +86,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _copy(source: Path, out: Path, profile: Profile) -> None:
+    from client.dicom.deidentify_files import deidentify_file
+
     result = deidentify_file(source.read_bytes(), profile)
     target = out / f"{result.sop_instance_uid}.dcm"
     if target.exists() and target.read_bytes() != result.content:
