@@ -23,7 +23,7 @@ from client.jobqueue.base import JobQueue
 from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job
-from client.limits import BundleLimits, ServiceLimits
+from client.limits import BundleLimits, ServiceLimits, TransportLimits
 from client.storage.headers import open_rewrapped, open_study_header, seal_result_header
 from client.storage.ledger import Ledger
 from client.storage.localobjects import LocalObjectStore
@@ -110,6 +110,7 @@ async def running_gateway(
     *,
     health: bool = False,
     tokens_required: bool = False,
+    transport: TransportLimits | None = None,
 ) -> AsyncIterator[GatewayUnderTest]:
     """Serve on a free port while the context lasts."""
     keys = KeyDirectory(folder / "keys")
@@ -121,6 +122,7 @@ async def running_gateway(
         access=access_settings(keys, tokens_required=tokens_required),
         health_listen="127.0.0.1:0" if health else "",
         limits=limits or ServiceLimits(watch_interval_s=0.02),
+        transport=transport or TransportLimits(),
         ready_interval_s=0.1,
         grace_s=1.0,
     )

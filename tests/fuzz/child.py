@@ -35,7 +35,7 @@ _TARGETS: dict[str, tuple[_Target, _Mutate, _Seeds]] = {
     "dicom": (read_dicom, mutate_file, dicom_seeds),
     "messages": (parse_message, mutate_message, message_seeds),
 }
-_ANEW = 0.5
+_ANEW = 0.8
 """Share of inputs that begin with a seed, not with what earlier mutations made of one."""
 _UNGUIDED = 0.2
 """Share of inputs that libFuzzer mutates by itself, without knowledge of the format."""
