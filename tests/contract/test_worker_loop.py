@@ -19,6 +19,7 @@ from client.storage.objects import ObjectStore, StoredObject, result_key
 from client.storage.records import JobResult, NewJob
 from client.storage.stores import open_store
 from client.worker.loop import WorkerLoop, WorkerSettings
+from client.worker.pacing import STAT_IN_A_ROW
 from client.worker.progress import Progress
 
 pytestmark = pytest.mark.contract
@@ -136,7 +137,7 @@ async def test_what_may_heal_is_tried_again_and_then_given_up(site: Site, error:
         async with asyncio.timeout(10):
             while (await site.ledger.get(job_id)).attempt < 1 or await site.queue.job_ids():
                 await asyncio.sleep(0.02)
-        await asyncio.sleep(1.1)  # the pause before the second try
+        await asyncio.sleep(1.0)  # the longest pause before the second try
         await site.queue.put(job_id, Priority.ROUTINE)  # as the reconciler does
         (job,) = await site.ended(job_id)
     assert (job.state, job.code, job.attempt) == (JobState.DEAD, "RETRIES_EXHAUSTED", 2)
@@ -201,3 +202,82 @@ async def test_a_stop_gives_work_back_without_counting_the_try(site: Site) -> No
     async with site.worker(site.process):
         (job,) = await site.ended(job_id)
     assert (job.state, job.attempt) == (JobState.DONE, 2)
+
+
+class Unreliable(Ledger):
+    """A ledger that is away, or whose answer is lost, a few times."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, bytes(32), max_attempts=2)
+        self.away = 0
+        self.lost_answers = 0
+
+    def _stumble(self) -> None:
+        if self.away:
+            self.away -= 1
+            raise Transient("The ledger is away (as the test wants it)")
+
+    async def claim(self, job_id: str, owner: str, lease_s: float) -> Job:
+        self._stumble()
+        return await super().claim(job_id, owner, lease_s)
+
+    async def finish(self, job: Job, result: JobResult) -> Job:
+        self._stumble()
+        done = await super().finish(job, result)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise Transient("The answer was lost (as the test wants it)")
+        return done
+
+
+@pytest_asyncio.fixture
+async def shaky(tmp_path: Path) -> AsyncIterator[tuple[Site, Unreliable]]:
+    async with Unreliable(f"sqlite+aiosqlite:///{tmp_path}/ledger.sqlite") as ledger:
+        yield Site(ledger), ledger
+
+
+async def test_an_outcome_waits_for_a_ledger_that_is_away(shaky: tuple[Site, Unreliable]) -> None:
+    site, ledger = shaky
+
+    async def process(job: Job, progress: Progress) -> JobResult:
+        ledger.away = 2
+        return await site.process(job, progress)
+
+    job_id = await site.submit()
+    async with site.worker(process):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.attempt) == (JobState.DONE, 1)
+    assert site.started == [job_id]
+
+
+async def test_a_result_whose_entry_was_answered_by_silence_is_kept(
+    shaky: tuple[Site, Unreliable],
+) -> None:
+    site, ledger = shaky
+    ledger.lost_answers = 1
+    job_id = await site.submit()
+    async with site.worker(site.process):
+        (job,) = await site.ended(job_id)
+        async with asyncio.timeout(10):
+            while await site.queue.job_ids():
+                await asyncio.sleep(0.02)
+    assert job.state is JobState.DONE
+    assert [entry.key async for entry in site.store.list("results")] == [job.result_key]
+
+
+async def test_an_entry_outlives_a_ledger_that_is_away(shaky: tuple[Site, Unreliable]) -> None:
+    site, ledger = shaky
+    ledger.away = 1
+    job_id = await site.submit()
+    async with site.worker(site.process, lease_s=1.0):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.attempt) == (JobState.DONE, 1)
+
+
+async def test_routine_is_not_starved(site: Site) -> None:
+    routine = await site.submit()
+    stat = [await site.submit(Priority.STAT) for _ in range(40)]
+    async with site.worker(site.process, places=1):
+        await site.ended(routine, *stat)
+    # The place for STAT alone goes on meanwhile, about as fast as the other.
+    assert STAT_IN_A_ROW <= site.started.index(routine) < len(stat)
