@@ -127,11 +127,11 @@ async def uploads(gateway: GatewayUnderTest, size: int) -> bool:
 
     async with GatewayConnection(gateway.sender_settings()) as connection:
         tasks = [asyncio.create_task(connection.upload(slowly())) for _ in range(size)]
-        done, _ = await asyncio.wait(tasks, timeout=0.7, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, timeout=1.5, return_when=asyncio.FIRST_COMPLETED)
         release.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     refused = [result for result in results if isinstance(result, Busy)]
-    assert len(refused) == len(done) <= 1
+    assert len(refused) <= 1
     return not refused
 
 

@@ -128,7 +128,9 @@ async def test_an_erased_patients_study_fails_for_good(site: Site) -> None:
 
 
 @pytest.mark.parametrize("error", [Transient("Triton is away"), ValueError("Doe^Jane")])
-async def test_what_may_heal_is_tried_again_and_then_given_up(site: Site, error: Exception) -> None:
+async def test_what_may_heal_is_tried_again_and_then_given_up(
+    site: Site, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     async def fail(job: Job, progress: Progress) -> JobResult:
         raise error
 
@@ -142,7 +144,8 @@ async def test_what_may_heal_is_tried_again_and_then_given_up(site: Site, error:
         (job,) = await site.ended(job_id)
     assert (job.state, job.code, job.attempt) == (JobState.DEAD, "RETRIES_EXHAUSTED", 2)
     history = " ".join(event.detail for event in await site.ledger.events(job_id))
-    assert "Doe" not in history + job.reason
+    assert "Doe" not in history + job.reason + caplog.text
+    assert f"job={job_id} attempt=2 failed" in caplog.text
 
 
 async def test_a_late_result_is_dropped_and_the_successors_stays(site: Site) -> None:
