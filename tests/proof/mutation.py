@@ -1,0 +1,256 @@
+"""Mutation tests of the crypto and queue modules: are the tests able to fail?
+
+module ──mutmut, in its own folder──▶ mutants ──the module's tests──▶ docs/proof/mutation.json
+
+Only modules that changed since they were last tried run again; a stopped run goes on where it was.
+
+    python -m tests.proof.mutation                                  every changed module
+    python -m tests.proof.mutation --module client/crypto/envelope.py
+    python -m tests.proof.mutation --survivors                      survivors again, after new tests
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.proof.mutation_equivalents import EQUIVALENT
+from tests.proof.records import FOLDER, Check, Proof, write_proof
+
+__all__ = ("ModuleRecord", "main", "modules", "proof_of")
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / "build" / "mutation"
+PACKAGES = ("client/crypto", "client/jobqueue")
+MIN_KILLED = 0.85
+MAX_EQUIVALENT = 0.05
+_TESTS: Mapping[str, tuple[str, ...]] = {
+    "client/crypto": ("tests/unit/test_crypto_*.py", "tests/unit/test_pseudonyms.py"),
+    "client/crypto/cloudkms.py": ("tests/contract/test_cloud_kms.py",),
+    "client/jobqueue": ("tests/contract/test_queue_conformance.py",),
+}
+_SETTINGS = """
+[tool.mutmut]
+source_paths = ["client"]
+only_mutate = [{module}]
+also_copy = ["preprocess", "docs"]
+pytest_add_cli_args_test_selection = [{tests}]
+pytest_add_cli_args = ["-p", "no:cacheprovider"]
+process_isolation = "forkserver"
+use_git_change_detection = false
+timeout_constant = 8.0
+timeout_multiplier = 2.0
+"""
+_TIMED_OUT = (-24, 24, 36, 152, 255)
+_SURVIVED = (0, 5, 33)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRecord:
+    """What became of one module's mutants.
+
+    Attributes:
+        sha256: Of the module that was tried.
+        mutants: How many were made.
+        killed: How many made a test fail.
+        timed_out: How many made the tests hang: found, too.
+        survived: The changes that no test noticed, equivalent ones aside.
+        equivalent: Changes after which the module does the same, and why.
+    """
+
+    sha256: str
+    mutants: int
+    killed: int
+    timed_out: int
+    survived: tuple[str, ...] = ()
+    equivalent: Mapping[str, str] = field(default_factory=dict)
+
+
+def modules() -> tuple[str, ...]:
+    """Return the path of every module of both folders."""
+    return tuple(
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in sorted((ROOT / package).glob("*.py"))
+        if path.name != "__init__.py"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try what changed, write the proof; 1 when too many mutants of all modules live."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--module", action="append", choices=modules(), help="repeatable")
+    parser.add_argument("--survivors", action="store_true")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    chosen = parser.parse_args(arguments)
+    records = _load(chosen.out / "mutation.json")
+    for module in chosen.module or modules():
+        known = records.get(module)
+        if known is not None and known.sha256 == _sha256(module) and not chosen.survivors:
+            continue
+        records[module] = _try(module, again=chosen.survivors)
+        proof = proof_of(records)
+        write_proof(proof, chosen.out)
+        sys.stdout.write(f"{module}: {_line([records[module]])}\n")
+        sys.stdout.flush()
+    return 0 if records and proof_of(records).held else 1
+
+
+def proof_of(records: Mapping[str, ModuleRecord]) -> Proof:
+    """Return the proof that the records make."""
+    found = [records[name] for name in modules() if name in records]
+    rated = sum(record.mutants - len(record.equivalent) for record in found)
+    killed = sum(record.killed + record.timed_out for record in found)
+    same = sum(len(record.equivalent) for record in found)
+    made = sum(record.mutants for record in found)
+    return Proof(
+        name="mutation",
+        title="Mutants of the crypto and queue modules are killed by the modules' own tests",
+        command="python -m tests.proof.mutation",
+        checks=(
+            Check(
+                "Tests notice changes of the code",
+                f"at least {MIN_KILLED:.0%} of mutants killed",
+                _line(found),
+                rated > 0 and killed >= MIN_KILLED * rated,
+            ),
+            Check(
+                "Few mutants are called equivalent, each by hand and with a reason",
+                f"at most {MAX_EQUIVALENT:.0%}",
+                f"{same} of {made}",
+                same <= MAX_EQUIVALENT * made,
+            ),
+            Check(
+                "Every module of both folders was tried",
+                f"{len(modules())} modules",
+                f"{len(found)} modules",
+                len(found) == len(modules()),
+            ),
+        ),
+        figures={
+            "tool": "mutmut 3.8",
+            "modules": {name: asdict(records[name]) for name in modules() if name in records},
+        },
+    )
+
+
+def _line(records: Iterable[ModuleRecord]) -> str:
+    found = list(records)
+    rated = sum(record.mutants - len(record.equivalent) for record in found)
+    killed = sum(record.killed + record.timed_out for record in found)
+    share = killed / rated if rated else 1.0
+    return f"{killed} of {rated} killed ({share:.1%})"
+
+
+def _try(module: str, *, again: bool) -> ModuleRecord:
+    digest = _sha256(module)
+    folder = _prepare(module)
+    _mutmut(folder, "run", "--max-children", "2")
+    if again:
+        alive = [name for name, code in _codes(folder, module).items() if code in _SURVIVED]
+        if alive:
+            _mutmut(folder, "run", "--max-children", "2", *alive)
+    codes = _codes(folder, module)
+    missing = [name for name, code in codes.items() if code is None]
+    if missing:
+        raise SystemExit(f"{module}: {len(missing)} mutants were not tried; run it again.")
+    alive = [name for name, code in codes.items() if code in _SURVIVED]
+    timed_out = sum(code in _TIMED_OUT for code in codes.values())
+    changes = [_change(_mutmut(folder, "show", name)) for name in alive]
+    known = EQUIVALENT.get(module, {})
+    return ModuleRecord(
+        sha256=digest,
+        mutants=len(codes),
+        killed=len(codes) - timed_out - len(alive),
+        timed_out=timed_out,
+        survived=tuple(change for change in changes if change not in known),
+        equivalent={change: known[change] for change in changes if change in known},
+    )
+
+
+def _prepare(module: str) -> Path:
+    """Lay out what the module's tests need; mutmut's own state in the folder is kept."""
+    folder = WORK / module.replace("/", "-").removesuffix(".py")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("client", "tests"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    hidden = shutil.ignore_patterns("__pycache__", "conftest.py")
+    shutil.copytree(ROOT / "client", folder / "client", ignore=hidden)
+    tests = sorted(path for pattern in _patterns(module) for path in ROOT.glob(pattern))
+    for path in (*ROOT.glob("tests/*.py"), *ROOT.glob("tests/proof/*.py"), *tests):
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.name != "conftest.py":  # it starts servers that these tests do not need
+            shutil.copyfile(path, target)
+    for name in ("preprocess", "docs"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    chosen = ", ".join(f'"{path.relative_to(ROOT).as_posix()}"' for path in tests)
+    settings = _SETTINGS.format(module=f'"{module}"', tests=chosen)
+    (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + settings)
+    return folder
+
+
+def _patterns(module: str) -> tuple[str, ...]:
+    return _TESTS.get(module, _TESTS[module.rpartition("/")[0]])
+
+
+def _mutmut(folder: Path, *arguments: str) -> str:
+    """Run mutmut in a work folder, politely, and return what it printed."""
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    environment = dict(os.environ) | {"PYTHONPATH": ""}
+    done = subprocess.run(
+        ["nice", "-n", "10", *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (folder / "last.log").write_text(done.stdout + done.stderr)
+    if done.returncode != 0:
+        raise SystemExit(f"mutmut {arguments[0]} failed; see {folder / 'last.log'}")
+    return done.stdout
+
+
+def _codes(folder: Path, module: str) -> dict[str, int | None]:
+    path = folder / "mutants" / f"{module}.meta"
+    if not path.exists():  # nothing in the module can be mutated
+        return {}
+    codes: dict[str, int | None] = json.loads(path.read_text())["exit_code_by_key"]
+    return codes
+
+
+def _change(diff: str) -> str:
+    """The changed lines of a mutant's diff, on one line."""
+    lines = [line for line in diff.splitlines() if line[:3] not in {"---", "+++"}]
+    before = " ".join(line[1:].strip() for line in lines if line.startswith("-"))
+    after = " ".join(line[1:].strip() for line in lines if line.startswith("+"))
+    return f"{before} ▶ {after}"
+
+
+def _sha256(module: str) -> str:
+    return hashlib.sha256((ROOT / module).read_bytes()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, ModuleRecord]:
+    if not path.exists():
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text())["figures"]["modules"]
+    return {
+        name: ModuleRecord(**{**record, "survived": tuple(record["survived"])})
+        for name, record in found.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
