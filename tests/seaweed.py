@@ -58,8 +58,14 @@ class Seaweed:
         self.address = f"127.0.0.1:{self._ports['s3.port']}"
 
     def url(self, bucket: str) -> str:
-        """Return the URL of a bucket, which comes into being with its first object."""
+        """Return the URL of a bucket."""
         return f"s3+http://{self.address}/{bucket}"
+
+    def make_bucket(self, bucket: str) -> None:
+        """Make an empty bucket; else it comes into being with its first object."""
+        address = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{bucket}/"
+        with urllib.request.urlopen(urllib.request.Request(address, method="POST"), timeout=30):
+            pass
 
     def start(self) -> float:
         """Start, and wait until S3 and the volumes behind it answer; return the seconds it took."""
