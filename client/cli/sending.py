@@ -28,6 +28,7 @@ __all__ = (
     "follow",
     "save_result",
     "send",
+    "sender_settings",
     "whole_id",
 )
 
@@ -41,18 +42,21 @@ _LOOK_BACK = 500
 
 def connect(settings: Settings) -> IngestClient:
     """Return a client of the gateway that the settings name, as their tenant."""
+    return IngestClient(sender_settings(settings))
+
+
+def sender_settings(settings: Settings) -> SenderSettings:
+    """Return how the commands call the gateway."""
     keys = KeyDirectory(Path(settings.keys))
-    return IngestClient(
-        SenderSettings(
-            address=settings.gateway,
-            tenant=settings.tenant,
-            tls=keys.sender_tls(settings.tenant),
-            result_keys=keys.result_keys(settings.tenant),
-            token=settings.token,
-            token_file=Path(settings.token_file) if settings.token_file else None,
-            break_glass_reason=settings.break_glass_reason,
-            pseudonym_key=keys.pseudonym_key(settings.tenant),
-        )
+    return SenderSettings(
+        address=settings.gateway,
+        tenant=settings.tenant,
+        tls=keys.sender_tls(settings.tenant),
+        result_keys=keys.result_keys(settings.tenant),
+        token=settings.token,
+        token_file=Path(settings.token_file) if settings.token_file else None,
+        break_glass_reason=settings.break_glass_reason,
+        pseudonym_key=keys.pseudonym_key(settings.tenant),
     )
 
 

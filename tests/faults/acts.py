@@ -102,7 +102,7 @@ class Outcome:
 async def play(act: Act, folder: Path) -> Outcome:
     """Run one act with everything in ``folder``, whose path must be short."""
     began = time.monotonic()
-    changes = {} if not act.small_disk else {"studies_in_flight": 2}
+    changes: dict[str, Any] = {"studies_in_flight": 2} if act.small_disk else {}
     with (
         surroundings(folder, database=act.database, store=act.store) as around,
         Journal(folder / "journal.jsonl") as journal,

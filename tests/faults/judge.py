@@ -10,9 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from client.crypto.keydirectory import KeyDirectory
 from client.errors import ClientError
 from client.ingest.sender import IngestClient
 from client.jobqueue.memory import MemoryQueue
@@ -89,7 +87,7 @@ async def judge(stand: Stand, journal: Journal, last_fault: float) -> Verdict:
     """
     verdict = Verdict()
     uploads = journal.uploads()
-    async with open_ledger(stand) as ledger:
+    async with stand.ledger() as ledger:
         jobs = await _settled(stand, ledger, verdict, last_fault)
         _compare(uploads.values(), jobs, verdict)
         await _look_at_events(ledger, jobs, verdict)
@@ -102,12 +100,6 @@ async def judge(stand: Stand, journal: Journal, last_fault: float) -> Verdict:
             *(_read(client, room, mine[u.upload_id], u.number, verdict) for u in readable)
         )
     return verdict
-
-
-def open_ledger(stand: Stand) -> Ledger:
-    """Return the stand's ledger, for reading."""
-    keys = KeyDirectory(Path(stand.settings.keys))
-    return Ledger(stand.settings.ledger_url, keys.audit_key())
 
 
 async def _settled(stand: Stand, ledger: Ledger, verdict: Verdict, since: float) -> list[Job]:

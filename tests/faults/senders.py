@@ -19,22 +19,23 @@ from client.jobs import Job, JobState, Priority
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, numbered_volume
 from tests.faults.journal import Journal
 
-__all__ = ("Load", "check_result", "sending", "series_uid", "small_study")
+__all__ = ("Load", "Shape", "check_result", "sending", "series_uid", "small_study")
 
 T = TypeVar("T")
-_SHAPE = (3, 24, 28)
+Shape = tuple[int, int, int]
+_SHAPE: Shape = (3, 24, 28)
 _STAT_EACH = 5
 _PAUSE_S = 0.2
 _LOOK_S = 5.0
 
 
-def small_study(number: int, slices: int = _SHAPE[0]) -> list[bytes]:
-    """Return the smallest head MR that the router accepts, different for each number."""
-    volume = numbered_volume(slices, *_SHAPE[1:]) % 700 + number
+def small_study(number: int, shape: Shape = _SHAPE) -> list[bytes]:
+    """Return a head MR of 20 cm, different for each number; without a shape, the smallest."""
+    volume = numbered_volume(*shape) % 700 + number
     recipe = Recipe(
         volume=volume.astype("int16"),
         orientation=list(ORIENTATIONS.values())[number % len(ORIENTATIONS)],
-        spacing_mm=(8.0, 8.0),
+        spacing_mm=(200.0 / shape[1], 200.0 / shape[1]),
         distance_mm=4.0,
         series=number + 1,
         attributes={"BodyPartExamined": "HEAD"},
@@ -60,7 +61,8 @@ class Load:
         connect: Makes one sender's connection.
         journal: Where everything is noted.
         senders: Studies under way at one time.
-        slices: Of each study; more makes uploads longer.
+        shape: Slices, rows and columns of each study; more makes uploads longer.
+        first: Number of the first study.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class Load:
         connect: Callable[[], IngestClient],
         journal: Journal,
         senders: int = 8,
-        slices: int = _SHAPE[0],
+        shape: Shape = _SHAPE,
+        first: int = 0,
     ) -> None:
         self._connect = connect
         self._journal = journal
         self._senders = senders
-        self._slices = slices
-        self._numbers = itertools.count()
+        self._shape = shape
+        self._numbers = itertools.count(first)
         self._stopping = asyncio.Event()
         self.acknowledged = 0
         """Studies whose acknowledgement came."""
@@ -105,7 +108,7 @@ class Load:
 
     async def _send_one(self, client: IngestClient, number: int) -> None:
         upload_id = str(uuid.uuid4())
-        files = small_study(number, self._slices)
+        files = small_study(number, self._shape)
         priority = Priority.ROUTINE if number % _STAT_EACH else Priority.STAT
         self._journal.note("begun", upload_id, number=number)
         try:

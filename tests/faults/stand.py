@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from client.crypto.keydirectory import create_key_directory
 from client.faultpoints import VARIABLE
 from client.process import tied_command
 from client.settings import Settings
@@ -136,21 +137,22 @@ class Stand(LocalStack):
 
 @contextlib.asynccontextmanager
 async def stand(
-    folder: Path, around: Surroundings | None = None, **changes: Any
+    folder: Path, around: Surroundings | None = None, host: str = "127.0.0.1", **changes: Any
 ) -> AsyncIterator[Stand]:
     """Run a stack in ``folder``, whose path must be short; everything stays there for a look.
 
     Args:
         folder: Home of the stack, its models, and the armed steps.
         around: What it leans on; None means the embedded parts alone.
+        host: Address that the gateway listens on and has a certificate for.
         changes: Settings, by field name.
     """
     around = around or Surroundings(None, None)
     faults = folder / "faults"
     faults.mkdir()
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        gateway = f"127.0.0.1:{probe.getsockname()[1]}"
+        probe.bind((host, 0))
+        gateway = f"{host}:{probe.getsockname()[1]}"
     chosen: dict[str, Any] = {
         "home": str(folder / "s"),
         "gateway": gateway,
@@ -160,6 +162,7 @@ async def stand(
         **changes,
     }
     settings = Settings(**chosen).resolved()
+    create_key_directory(Path(settings.keys), settings.tenant, (host,))
     running = Stand(settings, faults, around)
     with _variables(around.environment):
         try:
