@@ -176,7 +176,7 @@ async def test_a_vault_moves_from_a_local_key_to_a_service(
 def aws_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A key in moto's server."""
     for module in ("moto", "boto3", "flask"):
-        pytest.importorskip(module, reason="no moto[server,kms]: see docs/development.md")
+        pytest.importorskip(module, reason="no moto[server,kms]: see docs/keys.md")
     port = free_port()
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
