@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from preprocess.pipeline import build_pipeline
 from preprocess.serving.deadlock import end_when_stuck
+from preprocess.serving.regions import close_regions
 from preprocess.serving.tensors import invalid, quiet_capsules, read, respond
 from preprocess.spec import load_model_spec
 
@@ -25,6 +26,7 @@ class PreparingModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Builds the pipeline for as many slices as the configuration allows in one batch."""
+        close_regions()
         quiet_capsules()
         folder = Path(args["model_repository"])
         name = args["model_name"].removesuffix("_prep")

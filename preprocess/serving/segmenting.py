@@ -12,6 +12,7 @@ import numpy as np
 from preprocess.serving.configured import MASK, read_configuration
 from preprocess.serving.deadlock import end_when_stuck
 from preprocess.serving.network import Network
+from preprocess.serving.regions import close_regions
 from preprocess.serving.tensors import quiet_capsules, read, respond, wanted
 
 __all__ = ("SegmentingModel",)
@@ -30,6 +31,7 @@ class SegmentingModel:
         Raises:
             ServingError: Configuration, file and CPU do not fit together; Triton says why.
         """
+        close_regions()
         quiet_capsules()
         served = read_configuration(args)
         self._mask = Network(served, (MASK,))
