@@ -35,6 +35,7 @@ from client.limits import ReadLimits
 __all__ = ("Inflation", "Instance", "parse_instance")
 
 MEDIA_DIRECTORY_UID = "1.2.840.10008.1.3.10"
+_PIECE_BYTES = 64 * 1024
 _UID = re.compile(r"[0-9.]*")
 
 
@@ -199,21 +200,27 @@ def _after_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return tag.group != 2
 
 
-def _inflate(data: bytes, limits: ReadLimits, inflation: Inflation) -> bytes:
-    """Deflated Explicit VR Little Endian (PS3.5 A.5), never more than the limits."""
-    room = inflation.room(len(data))
-    largest = min(limits.max_file_bytes, room)
+def _inflate(data: bytes, limits: ReadLimits, inflation: Inflation) -> bytearray:
+    """Deflated Explicit VR Little Endian (PS3.5 A.5), never more than the limits.
+
+    The limit on growth holds for every beginning of the file, so that a bomb ends early.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflater.decompress(data, largest + 1)
-    if len(content) > limits.max_file_bytes:
-        raise _too_large(limits)
-    if len(content) > room:
-        raise Rejected(
-            RefusalCode.TOO_LARGE,
-            f"Deflated files were expected to grow at most {limits.max_expansion} times (and "
-            f"{limits.free_expansion_bytes} bytes), and these grow more; send them without "
-            "deflation (Explicit VR Little Endian).",
-        )
+    content = bytearray()
+    for start in range(0, len(data), _PIECE_BYTES):
+        piece = data[start : start + _PIECE_BYTES]
+        room = inflation.room(start + len(piece))
+        most = min(limits.max_file_bytes, room)
+        content += inflater.decompress(piece, most + 1 - len(content))
+        if len(content) > limits.max_file_bytes:
+            raise _too_large(limits)
+        if len(content) > room:
+            raise Rejected(
+                RefusalCode.TOO_LARGE,
+                f"Deflated files were expected to grow at most {limits.max_expansion} times (and "
+                f"{limits.free_expansion_bytes} bytes), and these grow more; send them without "
+                "deflation (Explicit VR Little Endian).",
+            )
     inflation.take(len(data), len(content))
     if not inflater.eof:
         raise _not_dicom("its deflated data set is cut short")

@@ -117,19 +117,21 @@ class Campaign:
 
     def _command(self, counts: Path, runs: int, left_s: float) -> list[str]:
         mode = "plain" if self.progress.processes % _GUIDED_EVERY else "guided"
+        options = {
+            "runs": runs,
+            "seed": self._number,
+            "max_total_time": max(1, int(left_s)),
+            "timeout": _STUCK_S,
+            "report_slow_units": _STUCK_S,
+            "rss_limit_mb": MEMORY_MIB,
+            "max_len": _MAX_INPUT_BYTES,
+            "len_control": 0,
+            "mutate_depth": 1,
+            "artifact_prefix": f"{self._findings}/{self._number}-",
+        }
         return [
             *(sys.executable, "-m", "tests.fuzz.child", self._target, mode, str(counts)),
-            *(f"-runs={runs}", f"-seed={self._number}", f"-max_total_time={max(1, int(left_s))}"),
-            *(
-                f"-timeout={_STUCK_S}",
-                f"-rss_limit_mb={MEMORY_MIB}",
-                f"-max_len={_MAX_INPUT_BYTES}",
-            ),
-            *(
-                f"-artifact_prefix={self._findings / str(self._number)}",
-                "-mutate_depth=1",
-                "-len_control=0",
-            ),
+            *(f"-{name}={value}" for name, value in options.items()),
             str(self._corpus),
         ]
 
