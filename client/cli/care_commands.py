@@ -13,7 +13,10 @@ from client.errors import ConfigurationError
 from client.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from client.storage.objects import ObjectStore
+    from client.storage.verification import ChainReport
 
 __all__ = ("backup", "restore", "verify")
 
@@ -178,8 +181,10 @@ async def _verify_backup(place: str) -> tuple[dict[str, Any], list[dict[str, Any
 
     source = _saved_at(place)
     checked = await check_backup(source)
-    audit_key = KeyDirectory(Path(load_settings().keys)).audit_key()
-    chains = await check_chains(source, checked.manifest, audit_key)
+    chains: tuple[ChainReport, ...] = ()
+    if checked.rows_whole:
+        audit_key = KeyDirectory(Path(load_settings().keys)).audit_key()
+        chains = await check_chains(source, checked.manifest, audit_key)
     faults = [{"object": fault.key, "fault": fault.what} for fault in checked.faults]
     faults += [{"object": key, "fault": "was lost before"} for key in checked.manifest.faults]
     told = {
@@ -200,7 +205,7 @@ async def _erased_since(place: str) -> list[dict[str, Any]]:
     ]
 
 
-def _chain_faults(chains: Any) -> list[dict[str, Any]]:
+def _chain_faults(chains: Iterable[ChainReport]) -> list[dict[str, Any]]:
     return [
         {"object": f"audit trail of {chain.tenant!r}, entry {fault.number}", "fault": fault.what}
         for chain in chains

@@ -8,6 +8,7 @@ before them still does, and the next run removes them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, cast
 
-from client.errors import ConfigurationError
+from client.errors import ConfigurationError, NotFound
 from client.storage.objects import ObjectStore, StoredObject
 from client.version import SOFTWARE_VERSION
 
@@ -140,16 +141,16 @@ async def read_file(source: ObjectStore, manifest: Manifest, name: str) -> Async
     """Yield a file of a backup, and make sure at its end that it is the one that was saved.
 
     Raises:
-        ConfigurationError: It is damaged.
-        NotFound: It is gone.
+        ConfigurationError: It is damaged or gone.
     """
     file = manifest.files[name]
     digest = hashlib.sha256()
-    async for piece in source.get(file.key):
-        digest.update(piece)
-        yield piece
+    with contextlib.suppress(NotFound):
+        async for piece in source.get(file.key):
+            digest.update(piece)
+            yield piece
     if digest.hexdigest() != file.sha256:
-        raise ConfigurationError(f"The backup is damaged: its file {file.key} was altered.")
+        raise ConfigurationError(f"The backup is damaged: its file {file.key} is not what it was.")
 
 
 def spool() -> IO[bytes]:

@@ -33,10 +33,18 @@ _OPERATOR = Actor("restore")
 
 @dataclass(frozen=True, slots=True)
 class BackupCheck:
-    """What came of reading a backup again: its manifest, how many objects, and their faults."""
+    """What came of reading a backup again.
+
+    Attributes:
+        manifest: Of the newest generation.
+        objects: How many objects it names.
+        rows_whole: Whether its rows are as they were saved; else nothing more was looked at.
+        faults: What is gone or altered.
+    """
 
     manifest: Manifest
     objects: int
+    rows_whole: bool
     faults: tuple[ObjectFault, ...]
 
 
@@ -61,15 +69,15 @@ async def check_backup(source: ObjectStore) -> BackupCheck:
     """Read every byte of a backup's newest generation.
 
     Raises:
-        ConfigurationError: There is no complete backup, or one of its files is damaged.
+        ConfigurationError: There is no complete backup, or it is of another version.
         Transient: It is away.
     """
     manifest = await _ledger_manifest(source)
+    faults = await check_objects(source, manifest.files.values())
+    if faults:
+        return BackupCheck(manifest, 0, False, faults)
     expected = await _expected(source, manifest)
-    for table in LEDGER_TABLES:
-        async for _ in _rows(source, manifest, table):
-            pass
-    return BackupCheck(manifest, len(expected), await check_objects(source, expected))
+    return BackupCheck(manifest, len(expected), True, await check_objects(source, expected))
 
 
 async def check_chains(
@@ -107,7 +115,7 @@ async def restore(
     if checked.faults:
         first = checked.faults[0]
         raise ConfigurationError(
-            f"The backup is damaged: {len(checked.faults)} objects; {first.key} {first.what}."
+            f"The backup is damaged in {len(checked.faults)} places; {first.key} {first.what}."
         )
     await _refuse_other_key(source, checked.manifest, AuditKey(audit_key))
     async with LedgerRows(url) as rows:

@@ -193,9 +193,12 @@ async def test_damage_is_found_wherever_it_is(tmp_path: Path, how: str) -> None:
         else:
             path.unlink()
         source, new = LocalObjectStore(root), sqlite(tmp_path, f"new{number}")
-        with pytest.raises((ConfigurationError, NotFound)):
+        with pytest.raises(ConfigurationError, match=r"damaged|no complete backup"):
             await restore(source, new, AUDIT_KEY, open_store("memory://"))
         assert not Path(new.partition("///")[2]).exists() or not (await ledger_rows(new))["jobs"]
+        if path.name != "manifest":
+            checked = await check_backup(source)
+            assert [fault.key for fault in checked.faults] == [path.relative_to(root).as_posix()]
         path.write_bytes(content)
     await restore(
         LocalObjectStore(root), sqlite(tmp_path, "fine"), AUDIT_KEY, open_store("memory://")
