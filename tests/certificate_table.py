@@ -124,7 +124,8 @@ async def dial(
         files.certificate.read_bytes() if own else None,
     )
     async with grpc.aio.secure_channel(address or gateway.address, credentials) as channel:
-        call: Any = channel.unary_unary(_METHOD)(b"", timeout=_TIMEOUT_S)
+        method: Any = channel.unary_unary(_METHOD)
+        call = method(b"", timeout=_TIMEOUT_S)
         return await call.code(), await call.details() or ""
 
 

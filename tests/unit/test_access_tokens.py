@@ -194,7 +194,8 @@ class _Provider(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        here = f"https://localhost:{self.server.server_address[1]}"
+        assert isinstance(self.server, HTTPServer)
+        here = f"https://localhost:{self.server.server_port}"
         if self.path == "/.well-known/openid-configuration":
             self._answer(json.dumps({"issuer": here, "jwks_uri": f"{here}/keys"}))
         elif self.path == "/keys" and self.keys:
