@@ -65,7 +65,15 @@ def generate(wheel: Path, folder: Path = FOLDER) -> None:
     for tag, code in sorted(codes.items()):
         row = options.get(tag, {})
         cells = [_option(name, row.get(column, "")) for name, column in OPTIONS.items()]
-        rows.append([tag.replace(",", ""), row.get("Name", ""), _vr(tag, row), code, *cells])
+        rows.append(
+            [
+                tag.replace(",", ""),
+                row.get("Name", "").partition("(see")[0],
+                _vr(tag, row),
+                code,
+                *cells,
+            ]
+        )
     head = ["tag", "name", "vr", "basic", *OPTIONS]
     (folder / "confidentiality.csv").write_text(_as_csv([head, *rows]))
     combined = {tag.replace(",", "") for tag, code in codes.items() if "/" in code}

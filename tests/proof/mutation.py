@@ -12,6 +12,7 @@ Only modules that changed since they were last tried run again; a stopped run go
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -49,6 +50,18 @@ process_isolation = "forkserver"
 use_git_change_detection = false
 timeout_constant = 8.0
 timeout_multiplier = 2.0
+"""
+_QUICK_TESTS_FIRST = """
+import json
+from pathlib import Path
+
+STATS = Path("mutmut-stats.json")
+
+
+def pytest_collection_modifyitems(items):
+    if STATS.exists():
+        seconds = json.loads(STATS.read_text())["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0))
 """
 _TIMED_OUT = (-24, 24, 36, 152, 255)
 _SURVIVED = (0, 5, 33)
@@ -154,6 +167,8 @@ def _line(records: Iterable[ModuleRecord]) -> str:
 def _try(module: str, *, again: bool) -> ModuleRecord:
     digest = _sha256(module)
     folder = _prepare(module)
+    if not _has_code(module):
+        return ModuleRecord(digest, mutants=0, killed=0, timed_out=0)
     _mutmut(folder, "run", "--max-children", "2")
     if again:
         alive = [name for name, code in _codes(folder, module).items() if code in _SURVIVED]
@@ -191,6 +206,7 @@ def _prepare(module: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.name != "conftest.py":  # it starts servers that these tests do not need
             shutil.copyfile(path, target)
+    (folder / "tests" / "conftest.py").write_text(_QUICK_TESTS_FIRST)
     for name in ("preprocess", "docs"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
@@ -222,10 +238,21 @@ def _mutmut(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def _has_code(module: str) -> bool:
+    """Whether a module has anything to mutate: a function that does more than declare itself."""
+    functions = (ast.AsyncFunctionDef, ast.FunctionDef)
+    found = [
+        node
+        for node in ast.walk(ast.parse((ROOT / module).read_text()))
+        if isinstance(node, functions)
+    ]
+    return any(
+        not isinstance(function.body[-1], ast.Expr) or len(function.body) > 2 for function in found
+    )
+
+
 def _codes(folder: Path, module: str) -> dict[str, int | None]:
     path = folder / "mutants" / f"{module}.meta"
-    if not path.exists():  # nothing in the module can be mutated
-        return {}
     codes: dict[str, int | None] = json.loads(path.read_text())["exit_code_by_key"]
     return codes
 
