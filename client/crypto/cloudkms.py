@@ -164,10 +164,16 @@ def _connect_gcp(key_id: str) -> Any:
 
 def _gcp_verdict(error: BaseException) -> type[ClientError]:
     from google.api_core import exceptions
+    from google.auth.exceptions import TransportError
 
     if isinstance(error, exceptions.InvalidArgument):
         return Rejected
-    away = (exceptions.ServerError, exceptions.TooManyRequests, exceptions.RetryError)
+    away = (
+        exceptions.ServerError,
+        exceptions.TooManyRequests,
+        exceptions.RetryError,
+        TransportError,
+    )
     return Transient if isinstance(error, away) else ConfigurationError
 
 

@@ -161,3 +161,22 @@ def test_credentials_do_not_print_their_key() -> None:
         assert isinstance(credential, Credential)
         assert "PRIVATE" not in repr(credential)
         assert b"PRIVATE KEY" in credential.private_key
+
+
+def test_a_withdrawn_key_still_opens_and_a_destroyed_one_is_gone_everywhere(tmp_path: Path) -> None:
+    ring, running = Keyring(tmp_path), Keyring(tmp_path)
+    old, new = ring.create(), ring.create()
+    wrapped = old.wrap(b"secret", b"context")
+    assert running.unwrap(old.key_id, wrapped, b"context") == b"secret"
+    ring.withdraw(old.key_id)
+    assert [key.key_id for key in running.public_keys()] == [new.key_id]
+    assert ring.private_ids() == {old.key_id, new.key_id}
+    assert running.unwrap(old.key_id, wrapped, b"context") == b"secret"
+    ring.destroy(old.key_id)
+    assert ring.private_ids() == {new.key_id}
+    for held in (ring, running):
+        with pytest.raises(NotFound):
+            held.unwrap(old.key_id, wrapped, b"context")
+    for act in (ring.withdraw, ring.destroy):
+        with pytest.raises(NotFound):
+            act(old.key_id)
