@@ -1,4 +1,4 @@
-"""Every object store keeps the same promises: memory, local disk and a real S3 server."""
+"""Every object store keeps the same promises: memory, local disk, a real S3 server, Azurite."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from client.errors import ConfigurationError, Conflict, NotFound, Transient
 from client.storage.objects import ObjectStore, result_key, study_key
 from client.storage.stores import open_store
+from tests.azurite import azure_environment, azurite
 from tests.seaweed import Seaweed, credentials, seaweed
 
 pytestmark = pytest.mark.contract
@@ -29,7 +30,15 @@ def s3_server() -> Iterator[Seaweed]:
         yield server
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(scope="module")
+def azure_server() -> Iterator[str]:
+    with azurite("contract") as endpoint:
+        if endpoint is None:
+            pytest.skip("Azurite is not installed: see tests/azurite.py.")
+        yield endpoint
+
+
+@pytest.fixture(params=["memory", "local", "s3", "azure"])
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectStore:
@@ -37,10 +46,15 @@ def store(
         return open_store("memory://")
     if request.param == "local":
         return open_store(tmp_path.as_uri() + "/store")
-    server: Seaweed = request.getfixturevalue("s3_server")
-    for name, value in credentials().items():
+    if request.param == "azure":
+        variables = azure_environment(request.getfixturevalue("azure_server"))
+        url = f"az://contract/{uuid.uuid4()}"
+    else:
+        server: Seaweed = request.getfixturevalue("s3_server")
+        variables, url = credentials(), server.url(f"contract/{uuid.uuid4()}")
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return open_store(server.url(f"contract/{uuid.uuid4()}"))
+    return open_store(url)
 
 
 async def stream(*chunks: bytes, error: BaseException | None = None) -> AsyncIterator[bytes]:
