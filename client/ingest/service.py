@@ -155,6 +155,8 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
     ) -> AsyncIterator[ingest_pb2.FetchResultResponse]:
         """Answer a result's header, then its ciphertext."""
         job = await self._ledger.get(request.job_id, caller.tenant)
+        if job.withdrawn:
+            raise NotFound(f"Job {job.id} has no result any more: {job.reason} ({job.code})")
         if not job.result_key:
             raise NotFound(
                 f"Job {job.id} has no result (its state is {job.state}). Watch it until it is done."
