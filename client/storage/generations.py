@@ -1,6 +1,6 @@
 """How a backup lies in its store: files of one moment, and a manifest that comes last.
 
-    generations/<moment>/<file> … ──▶ generations/<moment>/manifest ──▶ the generation counts
+    generations/<moment>-<file> … ──▶ generations/<moment>-manifest ──▶ the generation counts
 
 A run that was stopped leaves files without a manifest: they count for nothing, the generation
 before them still does, and the next run removes them.
@@ -92,13 +92,13 @@ class Generation:
     def __init__(self, target: ObjectStore, at: datetime) -> None:
         self._target = target
         self._at = at
-        self._folder = f"{_FOLDER}/{at.astimezone(UTC):%Y%m%dt%H%M%S%f}z"
+        self._prefix = f"{_FOLDER}/{at.astimezone(UTC):%Y%m%dt%H%M%S%f}z"
         self._files: dict[str, StoredObject] = {}
 
     async def add(self, name: str, content: IO[bytes]) -> None:
         """Store a file from its beginning."""
         content.seek(0)
-        self._files[name] = await self._target.put(f"{self._folder}/{name}", _pieces(content))
+        self._files[name] = await self._target.put(f"{self._prefix}-{name}", _pieces(content))
 
     async def complete(self, kind: str, schema: str, faults: Iterable[str] = ()) -> Manifest:
         """Store the manifest: from now on this generation counts; then remove all older files."""
@@ -109,9 +109,9 @@ class Generation:
         with spool() as content:
             content.write(manifest.encoded())
             content.seek(0)
-            await self._target.put(f"{self._folder}/manifest", _pieces(content))
+            await self._target.put(f"{self._prefix}-manifest", _pieces(content))
         async for entry in self._target.list(_FOLDER):
-            if not entry.key.startswith(f"{self._folder}/"):
+            if not entry.key.startswith(f"{self._prefix}-"):
                 await self._target.delete(entry.key)
         return manifest
 
@@ -123,7 +123,7 @@ async def newest_manifest(source: ObjectStore, kind: str) -> Manifest:
         ConfigurationError: There is none, it is damaged, or of another kind.
     """
     complete = [
-        entry.key async for entry in source.list(_FOLDER) if entry.key.endswith("/manifest")
+        entry.key async for entry in source.list(_FOLDER) if entry.key.endswith("-manifest")
     ]
     if not complete:
         raise ConfigurationError(
