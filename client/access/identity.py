@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -88,12 +89,12 @@ class Authenticator:
             metadata: What came with the call.
 
         Raises:
-            AccessDenied: The certificate was revoked.
+            AccessDenied: The certificate was revoked, or has ended since the connection began.
             Unauthenticated: The token is missing, does not count, or is of another tenant.
             Transient: Revocations or keys cannot be had now.
         """
         principal = self.certified(pem)
-        await self._revoked.check(_read(pem)[1])
+        await self._check(_read(pem or b"")[1])
         shown = [_text(value) for key, value in metadata if key == TOKEN_KEY]
         if not shown:
             if self._required:
@@ -106,6 +107,12 @@ class Authenticator:
         if claims.tenant != principal.tenant:
             raise Unauthenticated("The token is for another tenant than the client certificate.")
         return replace(principal, name=claims.subject, roles=claims.roles, reason=_reason(metadata))
+
+    async def _check(self, certificate: x509.Certificate) -> None:
+        # TLS looks at the dates only when a connection begins, and connections last for hours.
+        if certificate.not_valid_after_utc <= datetime.now(UTC):
+            raise AccessDenied("The client certificate has ended: connect with a new one.")
+        await self._revoked.check(certificate)
 
 
 def _reason(metadata: Metadata) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from cryptography import x509
 
 from client.access.freshfile import FreshFile
-from client.crypto.certificates import parse_certificate
 from client.errors import AccessDenied, ConfigurationError, Transient
 
 __all__ = ("RevocationList",)
@@ -24,7 +23,8 @@ class RevocationList:
 
     Args:
         path: The CRL, PEM.
-        authority: Certificate of the CA that must have signed it.
+        authority: Certificates of our CA, the new and the old one while it is being changed; one
+            of them must have signed it.
     """
 
     def __init__(self, path: Path, authority: Path) -> None:
@@ -56,10 +56,8 @@ class RevocationList:
     def _parse(self, pem: bytes) -> tuple[frozenset[int], datetime]:
         try:
             found = x509.load_pem_x509_crl(pem)
-            authority = parse_certificate(self._authority.read_bytes())
-            ours = found.issuer == authority.subject and found.is_signature_valid(
-                authority.public_key()  # type: ignore[arg-type]
-            )
+            authorities = x509.load_pem_x509_certificates(self._authority.read_bytes())
+            ours = any(_has_signed(authority, found) for authority in authorities)
         except (ValueError, TypeError, OSError) as error:
             raise ConfigurationError(
                 f"Expected {self._path} to be a PEM revocation list: make it anew with "
@@ -72,3 +70,9 @@ class RevocationList:
                 "update ahead: make it anew with `hounsfield keys revoke`."
             )
         return frozenset(entry.serial_number for entry in found), ends_at
+
+
+def _has_signed(authority: x509.Certificate, found: x509.CertificateRevocationList) -> bool:
+    return found.issuer == authority.subject and found.is_signature_valid(
+        authority.public_key()  # type: ignore[arg-type]
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +15,9 @@ import pytest_asyncio
 
 from client.access.principal import Role
 from client.access.rules import REASON_CHARACTERS, RULES
+from client.errors import Transient
+from client.limits import ServiceLimits
+from client.proto import ingest_pb2
 from client.storage.audit import SYSTEM_TENANT
 from tests.access_matrix import (
     OTHER,
@@ -116,6 +121,52 @@ async def test_time_tells_nothing_of_what_others_have(matrix: Matrix) -> None:
     theirs, nobodys = await matrix.timed("GetJob", rounds)
     four_errors = 4 / math.sqrt(6 * rounds)
     assert abs(rank_probability(theirs, nobodys) - 0.5) < four_errors
+
+
+@pytest.mark.parametrize("rpc", ["GetJob", "FetchResult", "CancelJob", "ListJobs"])
+async def test_nothing_is_told_that_is_not_on_record(
+    gateway: GatewayUnderTest, matrix: Matrix, monkeypatch: pytest.MonkeyPatch, rpc: str
+) -> None:
+    async def away(*_: object) -> None:
+        raise Transient("The ledger is away.")
+
+    monkeypatch.setattr(gateway.ledger, "record", away)
+    (method,) = (method for method in methods() if method.name == rpc)
+    request = REQUESTS[rpc].request(matrix, matrix.things("own"))
+    async with open_stub(gateway) as stub:
+        for role in (Role.SENDER, Role.AUDITOR):
+            answer = await ask(stub, method, request, matrix.metadata(role))
+            assert answer.code is grpc.StatusCode.UNAVAILABLE
+            assert answer.message is None
+
+
+async def test_one_tenant_cannot_take_every_place(tmp_path: Path) -> None:
+    limits = ServiceLimits(max_calls_per_tenant=3, watch_interval_s=0.02, retry_after_s=0.1)
+    async with running_gateway(tmp_path, limits) as gateway:
+        matrix = Matrix(gateway)
+        await matrix.prepare()
+        request = ingest_pb2.WatchJobRequest(job_id=matrix.things("own").open)
+        async with open_stub(gateway) as stub, open_stub(gateway, OTHER) as neighbour:
+            watches = [stub.WatchJob(request) for _ in range(3)]
+            for watch in watches:
+                assert (await watch.read()).job.id == request.job_id
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.ListJobs(ingest_pb2.ListJobsRequest())
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await neighbour.ListJobs(ingest_pb2.ListJobsRequest())
+            for watch in watches:
+                watch.cancel()
+            async with asyncio.timeout(10):
+                while await _is_full(stub):
+                    await asyncio.sleep(0.05)
+
+
+async def _is_full(stub: Any) -> bool:
+    try:
+        await stub.ListJobs(ingest_pb2.ListJobsRequest())
+    except grpc.aio.AioRpcError as error:
+        return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return False
 
 
 async def test_a_certificate_without_a_tenant_is_on_record(

@@ -128,6 +128,26 @@ async def test_a_revoked_certificate_is_refused_from_the_next_look_on(
     await authenticator.identify(issue_sender(authority, TENANT).certificate, ())
 
 
+async def test_a_certificate_that_ends_during_a_connection_is_refused(
+    settings: AccessSettings, authority: Credential
+) -> None:
+    with pytest.raises(AccessDenied, match="ended"):
+        await identify(settings, forge_certificate(authority, ends_days=-0.001))
+
+
+async def test_while_the_ca_is_changed_lists_of_both_count(
+    settings: AccessSettings, authority: Credential
+) -> None:
+    new = make_authority()
+    settings.authority.write_bytes(new.certificate + authority.certificate)
+    taken_back = issue_sender(authority, TENANT)
+    serial = parse_certificate(taken_back.certificate).serial_number
+    for signer in (authority, new):
+        settings.revoked.write_bytes(revoke(signer, serial, None))
+        with pytest.raises(AccessDenied, match="revoked"):
+            await identify(settings, taken_back)
+
+
 async def test_a_revocation_list_that_cannot_be_trusted_closes_the_gateway(
     settings: AccessSettings, authority: Credential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
