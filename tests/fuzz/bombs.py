@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from functools import cache
 from pathlib import Path
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -17,7 +18,7 @@ from tests.dicom_factory import Recipe, classic_files, numbered_volume
 
 __all__ = ("bombs", "growth")
 
-_INFLATED = 256 << 20
+_INFLATED = 128 << 20
 _ROOT = Path(__file__).parents[2]
 _MEASURE = """
 import json, sys, threading, psutil
@@ -46,6 +47,7 @@ print(json.dumps({"codes": codes, "read": read, "grown_bytes": grown}))
 """
 
 
+@cache
 def bombs() -> dict[str, list[bytes]]:
     """Studies by name; each file but the last kind's inflates 1,000 times and more."""
     recipe = Recipe(numbered_volume(1, 4, 5), syntax=DeflatedExplicitVRLittleEndian)
