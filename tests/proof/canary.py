@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import resource
@@ -183,10 +184,11 @@ async def _crash_the_decoder(
 def _crashed_a_reader(worker: psutil.Process) -> bool:
     for server in worker.children():
         for reader in server.children():
-            # Half a second of work is still to come; what is forked is not yet reading.
-            if reader.cpu_times().user > 0.05:
-                reader.send_signal(signal.SIGSEGV)
-                return True
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # Half a second of work is still to come; what was just forked is not yet reading.
+                if reader.cpu_times().user > 0.05:
+                    reader.send_signal(signal.SIGSEGV)
+                    return True
     return False
 
 
