@@ -131,6 +131,9 @@ def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:
         ("grpc.max_connection_age_grace_ms", _ms(limits.max_age_grace_s)),
         ("grpc.keepalive_time_ms", _ms(limits.keepalive_s)),
         ("grpc.keepalive_timeout_ms", _ms(limits.keepalive_timeout_s)),
+        # Else gRPC lets each upload's window grow: much memory when the store is slow.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", limits.window_bytes),
         # Two gateways on one port would otherwise share its connections without a word.
         ("grpc.so_reuseport", 0),
     )

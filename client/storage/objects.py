@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,7 +31,8 @@ __all__ = (
 
 _PART_BYTES = 5 * 1024 * 1024
 """Smallest part that S3 takes; smaller objects are written in one request."""
-_PARTS_AT_ONCE = 2
+_PARTS_AT_ONCE = 1
+"""On the way to the store, of one object, while the next one fills: 10 MiB for each upload."""
 _READ_BYTES = 512 * 1024
 _KEY = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9-]*)*")
 
@@ -98,7 +100,7 @@ class ObjectStore:
         first = await source.take(_PART_BYTES)
         with translated(key):
             if source.ended:
-                await self._create(key, first)
+                await self._create(key, b"".join(first))
             else:
                 await self._put_in_parts(key, first, source)
             await self._settle(key)
@@ -112,7 +114,7 @@ class ObjectStore:
             if b"".join([piece async for piece in self.get(key)]) != content:
                 raise
 
-    async def _put_in_parts(self, key: str, first: bytes, rest: MeasuredStream) -> None:
+    async def _put_in_parts(self, key: str, first: deque[bytes], rest: MeasuredStream) -> None:
         # Object stores cannot both stream and refuse to overwrite. Keys hold a fresh UUID or an
         # attempt number that one worker owns, so this look is a guard against mistakes only.
         with contextlib.suppress(FileNotFoundError):
@@ -120,7 +122,8 @@ class ObjectStore:
             raise Conflict(f"Object {key} exists already; keys are used once.")
 
         async def whole() -> AsyncIterator[bytes]:
-            yield first
+            while first:  # each piece is let go as soon as it is passed on
+                yield first.popleft()
             async for chunk in rest:
                 yield chunk
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import deque
 from collections.abc import AsyncIterable, Iterator
 
 from obstore import exceptions as obstore_errors
@@ -48,15 +49,16 @@ class MeasuredStream:
         self.length += len(chunk)
         return chunk
 
-    async def take(self, at_least: int) -> bytes:
-        """Return at least so many bytes, fewer when the source ends before."""
-        taken = bytearray()
-        while len(taken) < at_least:
+    async def take(self, at_least: int) -> deque[bytes]:
+        """Return the next pieces, of so many bytes together or more, unless the source ends."""
+        taken: deque[bytes] = deque()
+        goal = self.length + at_least
+        while self.length < goal:
             try:
-                taken += await anext(self)
+                taken.append(await anext(self))
             except StopAsyncIteration:
                 break
-        return bytes(taken)
+        return taken
 
 
 @contextlib.contextmanager
