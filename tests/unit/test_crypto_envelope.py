@@ -168,5 +168,6 @@ def test_data_keys_open_only_with_the_right_ring_id_and_binding(tmp_path: Path) 
 def test_a_wrapped_thing_that_is_no_data_key_is_refused(tmp_path: Path, secret: bytes) -> None:
     ring = Keyring(tmp_path)
     recipient = ring.create()
-    with pytest.raises(Rejected, match="AES256_GCM_HKDF_1MB"):
+    with pytest.raises(Rejected, match="AES256_GCM_HKDF_1MB") as caught:
         DataKey.unwrap(ring, recipient.key_id, recipient.wrap(secret, BINDING), BINDING)
+    assert caught.value.code is RefusalCode.BAD_ENVELOPE

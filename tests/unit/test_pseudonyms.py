@@ -39,7 +39,8 @@ def test_a_pseudonym_is_the_documented_hash() -> None:
 
 def test_padding_does_not_count_and_everything_else_does() -> None:
     known = KEY.pseudonym("Pat 1", "HOSP")
-    assert KEY.pseudonym(" Pat 1 \0", " HOSP ") == known
+    assert KEY.pseudonym(" Pat 1 \0", " HOSP \0") == known
+    assert KEY.pseudonym("Pat 1") == KEY.pseudonym("Pat 1", "")
     others = (
         ("pat 1", "HOSP"),
         ("Pat 1", ""),
