@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 __all__ = (
     "RESULT",
+    "AccessLimits",
     "BundleLimits",
     "MessageLimits",
     "ReadLimits",
@@ -128,14 +129,31 @@ class ServiceLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessLimits:
+    """What callers may show to say who they are.
+
+    Attributes:
+        max_token_bytes: A bearer token; 1 to 4 KiB are usual, and all headers share 16 KiB.
+        max_token_life_s: From a token's issue to its end; it cannot be called back before.
+        clock_leeway_s: How far the token issuer's clock may be off.
+        min_reason_chars: Why the glass is broken; fewer say nothing.
+        max_reason_chars: The same; the audit trail keeps it.
+    """
+
+    max_token_bytes: int = 6144
+    max_token_life_s: int = 86_400
+    clock_leeway_s: int = 30
+    min_reason_chars: int = 10
+    max_reason_chars: int = 200
+
+
+@dataclass(frozen=True, slots=True)
 class TransportLimits:
     """What gRPC itself bounds, before any of our code runs.
 
     Attributes:
         max_message_bytes: One message, either way: the largest chunk and room for a page of jobs.
         max_metadata_bytes: All headers of a call; a bearer token has 1 to 4 KiB.
-        window_bytes: Bytes of one call that may be under way: at a round trip of 50 ms a sender
-            reaches 40 MB/s.
         max_calls: Calls at one time, of all senders.
         max_calls_per_connection: HTTP/2 streams of one connection.
         handshake_timeout_s: A connection that has not finished TLS by then is closed.
@@ -148,7 +166,6 @@ class TransportLimits:
 
     max_message_bytes: int = 4 << 20
     max_metadata_bytes: int = 16 << 10
-    window_bytes: int = 2 << 20
     max_calls: int = 200
     max_calls_per_connection: int = 128
     handshake_timeout_s: float = 5.0
