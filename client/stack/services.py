@@ -26,7 +26,7 @@ from client.triton.server import TritonSettings, server_command
 __all__ = ("LocalServices", "local_services")
 
 _PROBE_TIMEOUT_S = 2.0
-_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "VAULT_")
+_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "SSL_CERT_", "VAULT_")
 """Prefixes of the variables with which object stores and key services are opened."""
 
 
