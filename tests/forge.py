@@ -21,13 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from client.access.tokens import LEEWAY_S, LONGEST_LIFE_S, MAX_TOKEN_BYTES
 from client.crypto.certificates import TENANT_URN, Credential
+from client.limits import AccessLimits
 
 __all__ = ("AUDIENCE", "ISSUER", "TOKENS", "TokenForge", "TokenRow", "forge_certificate")
 
 ISSUER = "hounsfield"
 AUDIENCE = "hounsfield"
+_LIMITS = AccessLimits()
+_LEEWAY_S = _LIMITS.clock_leeway_s
 _SLACK_S = 15  # what a slow machine may take between making a token and showing it
 
 
@@ -104,6 +106,21 @@ class TokenForge:
             claims = json.dumps(self.claims(**changes)).encode()
             return jwt.api_jws.encode(claims, _keys()[kid], algorithm, headers=named)
 
+    def lasting(self, life_s: int) -> str:
+        """Return a token that lives exactly so long."""
+        now = _now(0)
+        return self.token(iat=now, exp=now + life_s)
+
+    def sized(self, length_bytes: int) -> str:
+        """Return a token of exactly so many bytes; base64 has no length of 4n + 1."""
+        room = length_bytes - len(self.token(headers={"pad": ""}, pad=""))
+        for in_header in range(4):
+            for in_claims in range(room * 3 // 4 - 8, room * 3 // 4 + 8):
+                made = self.token(headers={"pad": "x" * in_header}, pad="x" * in_claims)
+                if len(made) == length_bytes:
+                    return made
+        raise AssertionError(f"no token of {length_bytes} bytes")
+
     def raw(self, header: Any, claims: Any, signature: bytes = b"") -> str:
         """Return three parts glued together."""
         return ".".join((_part(header), _part(claims), _part(signature)))
@@ -152,8 +169,12 @@ _TAKEN = (
     TokenRow("RS256", lambda f: f.token("rsa"), True),
     TokenRow("EdDSA", lambda f: f.token("ed"), True),
     TokenRow("one audience of several", lambda f: f.token(aud=["other", AUDIENCE]), True),
-    TokenRow("expired within the leeway", lambda f: f.token(exp=_now(_SLACK_S - LEEWAY_S)), True),
-    TokenRow("begins within the leeway", lambda f: f.token(nbf=_now(LEEWAY_S - 1)), True),
+    TokenRow("expired within the leeway", lambda f: f.token(exp=_now(_SLACK_S - _LEEWAY_S)), True),
+    TokenRow("begins within the leeway", lambda f: f.token(nbf=_now(_LEEWAY_S - 1)), True),
+    TokenRow("lives a second less than it may", lambda f: f.lasting(86_399), True),
+    TokenRow("lives as long as it may", lambda f: f.lasting(_LIMITS.max_token_life_s), True),
+    TokenRow("a byte less than may be", lambda f: f.sized(_LIMITS.max_token_bytes - 1), True),
+    TokenRow("as large as may be", lambda f: f.sized(_LIMITS.max_token_bytes), True),
     TokenRow("scheme in lower case", lambda f: f.token(), True, "bearer "),
 )
 _FORGED = (
@@ -181,9 +202,9 @@ _KEY_IDS = (
     TokenRow("kid SQL", lambda f: f.token(headers={"kid": "x' OR '1'='1"})),
     TokenRow("kid a number", lambda f: f.raw({"alg": "ES256", "kid": 7}, f.claims(), bytes(64))),
     TokenRow("key rotated out", lambda f: f.token("retired")),
-    TokenRow("jku", lambda f: f.borrowed("k", {"jku": "https://evil.example/jwks.json"})),
-    TokenRow("jwk carried along", lambda f: f.borrowed("k", {"jwk": _jwk("strangers")})),
-    TokenRow("x5c carried along", lambda f: f.borrowed("k", {"x5c": ["MIIB"]})),
+    TokenRow("jku", lambda f: f.borrowed("ec", {"jku": "https://evil.example/jwks.json"})),
+    TokenRow("jwk carried along", lambda f: f.borrowed("ec", {"jwk": _jwk("strangers")})),
+    TokenRow("x5c carried along", lambda f: f.borrowed("ec", {"x5c": ["MIIB"]})),
     TokenRow("unknown critical header", lambda f: f.token(headers={"crit": ["x"], "x": 1})),
 )
 _CLAIMS = (
@@ -193,11 +214,11 @@ _CLAIMS = (
     TokenRow("wrong issuer", lambda f: f.token(iss="https://evil.example")),
     TokenRow("issuer is a list", lambda f: f.token(iss=[ISSUER])),
     TokenRow("expired", lambda f: f.token(iat=_now(-7200), exp=_now(-3600))),
-    TokenRow("expired just beyond the leeway", lambda f: f.token(exp=_now(-LEEWAY_S - 1))),
-    TokenRow("begins beyond the leeway", lambda f: f.token(nbf=_now(LEEWAY_S + _SLACK_S))),
-    TokenRow("issued in the future", lambda f: f.token(iat=_now(LEEWAY_S + _SLACK_S))),
+    TokenRow("expired just beyond the leeway", lambda f: f.token(exp=_now(-_LEEWAY_S - 1))),
+    TokenRow("begins beyond the leeway", lambda f: f.token(nbf=_now(_LEEWAY_S + _SLACK_S))),
+    TokenRow("issued in the future", lambda f: f.token(iat=_now(_LEEWAY_S + _SLACK_S))),
     TokenRow("lives for a year", lambda f: f.token(exp=_now(365 * 86_400))),
-    TokenRow("lives a second too long", lambda f: f.token(exp=_now(LONGEST_LIFE_S + 2))),
+    TokenRow("lives a second too long", lambda f: f.lasting(_LIMITS.max_token_life_s + 1)),
     TokenRow("expiry a text", lambda f: f.token(exp=str(_now(600)))),
     TokenRow("expiry infinite", lambda f: f.token(exp=float("inf"))),
     *(
@@ -224,7 +245,7 @@ _SHAPES = (
     TokenRow("header is no JSON", lambda f: f.raw(b"{", f.claims())),
     TokenRow("header is a list", lambda f: f.raw([], f.claims())),
     TokenRow("header nested deeply", lambda f: f.raw(b"[" * 4000, {})),
-    TokenRow("too large", lambda f: f.token(pad="x" * MAX_TOKEN_BYTES)),
+    TokenRow("a byte too large", lambda f: f.sized(_LIMITS.max_token_bytes + 1)),
     TokenRow("another scheme", lambda _: "ZHIueDpzZWNyZXQ=", scheme="Basic "),
     TokenRow("no scheme", lambda f: f.token(), scheme=""),
 )

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.access.principal import Role
-from client.access.tokens import LONGEST_LIFE_S
 from client.crypto.privatefiles import (
     make_private_directory,
     read_private,
@@ -25,6 +24,7 @@ from client.crypto.privatefiles import (
     write_public,
 )
 from client.errors import ConfigurationError, NotFound
+from client.limits import AccessLimits
 
 __all__ = ("JWKS_FILE", "LocalIssuer")
 
@@ -91,10 +91,10 @@ class LocalIssuer:
         Raises:
             ConfigurationError: The life is out of bounds, or the private key is not here.
         """
-        if not 0 < life_s <= LONGEST_LIFE_S:
+        longest_s = AccessLimits().max_token_life_s
+        if not 0 < life_s <= longest_s:
             raise ConfigurationError(
-                f"A token may live 1 to {LONGEST_LIFE_S} s, as it cannot be called back; "
-                f"got {life_s} s."
+                f"A token may live 1 to {longest_s} s, as it cannot be called back; got {life_s} s."
             )
         kid = next(iter(self.key_ids()), "") or self.new_key()
         now = int(time.time())

@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 from client.access.principal import Principal, Role
 from client.errors import AccessDenied
+from client.limits import AccessLimits
 
-__all__ = ("REASON_CHARACTERS", "RULES", "authorise")
+__all__ = ("RULES", "authorise")
 
-REASON_CHARACTERS = range(10, 201)
-"""Length of a reason for breaking the glass."""
+_LIMITS = AccessLimits()
 
 _READS_JOBS = frozenset(Role)
 _READS_RESULTS = frozenset((Role.SENDER, Role.CLINICIAN, Role.BREAK_GLASS))
@@ -59,9 +59,9 @@ def authorise(principal: Principal, rpc: str) -> Principal:
 
 
 def _check_reason(reason: str) -> None:
-    if len(reason) not in REASON_CHARACTERS or not reason.isprintable():
+    shortest, longest = _LIMITS.min_reason_chars, _LIMITS.max_reason_chars
+    if not shortest <= len(reason) <= longest or not reason.isprintable():
         raise AccessDenied(
-            f"Breaking the glass needs a reason of {REASON_CHARACTERS[0]} to "
-            f"{REASON_CHARACTERS[-1]} printable characters in the call's metadata "
-            f"`break-glass-reason`, got {len(reason)} characters."
+            f"Breaking the glass needs a reason of {shortest} to {longest} printable characters in "
+            f"the call's metadata `break-glass-reason`, got {len(reason)} characters."
         )

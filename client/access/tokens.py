@@ -14,8 +14,9 @@ import jwt
 from client.access.keysets import KeySource
 from client.access.principal import Role
 from client.errors import Unauthenticated
+from client.limits import AccessLimits
 
-__all__ = ("ALGORITHMS", "LEEWAY_S", "LONGEST_LIFE_S", "MAX_TOKEN_BYTES", "Claims", "TokenVerifier")
+__all__ = ("ALGORITHMS", "Claims", "TokenVerifier")
 
 ALGORITHMS = (
     "ES256",
@@ -30,12 +31,7 @@ ALGORITHMS = (
     "EdDSA",
 )
 """Signatures by a key that we cannot make tokens with; the key's own algorithm must be the same."""
-LEEWAY_S = 30
-"""How far the issuer's clock may be off."""
-LONGEST_LIFE_S = 86_400
-"""A bearer token works for whoever holds it and cannot be called back: a day is the most."""
-MAX_TOKEN_BYTES = 6144
-
+_LIMITS = AccessLimits()
 _REQUIRED = ("aud", "exp", "iat", "iss", "roles", "sub", "tenant")
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:|/+-]{0,127}")
@@ -88,8 +84,8 @@ class TokenVerifier:
             Unauthenticated: The token does not count, and why; never quotes it.
             Transient: The issuer's keys cannot be had now.
         """
-        if len(token) > MAX_TOKEN_BYTES:
-            raise Unauthenticated(f"Expected a token of at most {MAX_TOKEN_BYTES} bytes.")
+        if len(token) > _LIMITS.max_token_bytes:
+            raise Unauthenticated(f"Expected a token of at most {_LIMITS.max_token_bytes} bytes.")
         try:
             key = await self._keys.key(_key_id(jwt.get_unverified_header(token)))
             claims = jwt.decode(
@@ -98,7 +94,7 @@ class TokenVerifier:
                 algorithms=list(ALGORITHMS),
                 audience=self._audience,
                 issuer=self._issuer,
-                leeway=LEEWAY_S,
+                leeway=_LIMITS.clock_leeway_s,
                 options={"require": list(_REQUIRED), "enforce_minimum_key_length": True},
             )
         except jwt.PyJWTError as error:
@@ -124,8 +120,8 @@ def _read(claims: dict[str, Any]) -> Claims:
     times = (claims["iat"], claims["exp"])
     if not all(isinstance(moment, int | float) for moment in times):
         raise Unauthenticated("Expected the claims `iat` and `exp` to be numbers.")
-    if claims["exp"] - claims["iat"] > LONGEST_LIFE_S:
-        raise Unauthenticated(f"Expected a token that lives {LONGEST_LIFE_S} s at most.")
+    if claims["exp"] - claims["iat"] > _LIMITS.max_token_life_s:
+        raise Unauthenticated(f"Expected a token that lives {_LIMITS.max_token_life_s} s at most.")
     if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
         raise Unauthenticated("Expected the claim `tenant` to be a tenant's name.")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from client.access.principal import Role
-from client.access.rules import REASON_CHARACTERS, RULES
+from client.access.rules import RULES
 from client.errors import Transient
-from client.limits import ServiceLimits
+from client.limits import AccessLimits, ServiceLimits
 from client.proto import ingest_pb2
 from client.storage.audit import SYSTEM_TENANT
 from tests.access_matrix import (
@@ -104,7 +104,7 @@ async def _all_of(gateway: GatewayUnderTest, tenant: str) -> tuple[object, ...]:
 async def test_breaking_the_glass_needs_a_reason(gateway: GatewayUnderTest, matrix: Matrix) -> None:
     method = next(method for method in methods() if method.name == "FetchResult")
     request = REQUESTS["FetchResult"].request(matrix, matrix.things("own"))
-    first, last = REASON_CHARACTERS[0], REASON_CHARACTERS[-1]
+    first, last = AccessLimits().min_reason_chars, AccessLimits().max_reason_chars
     expected = {
         "": False, "x" * (first - 1): False, "x" * first: True, "x" * last: True,
         "x" * (last + 1): False, "%0A" * first: False, "%C3%BC" * first: True,

@@ -8,8 +8,9 @@ import pytest
 
 from client.access.principal import Principal, Role
 from client.access.rules import RULES, authorise
-from client.access.tokens import ALGORITHMS, LEEWAY_S, MAX_TOKEN_BYTES
+from client.access.tokens import ALGORITHMS
 from client.errors import AccessDenied
+from client.limits import AccessLimits
 
 pytestmark = pytest.mark.unit
 
@@ -26,10 +27,13 @@ def table() -> str:
 def test_the_page_has_the_table_and_the_bounds() -> None:
     page = (DOCS / "access.md").read_text()
     assert table() in page, f"docs/access.md needs:\n{table()}"
-    assert f"differ by {LEEWAY_S} s" in page
+    assert f"differ by {AccessLimits().clock_leeway_s} s" in page
     assert all(name in page for name in ("ES256", "ES384", "ES512", "RS256", "EdDSA"))
     assert len(ALGORITHMS) == 10
-    assert f"| bearer token | {MAX_TOKEN_BYTES} bytes" in (DOCS / "protocol.md").read_text()
+    assert (
+        f"| bearer token | {AccessLimits().max_token_bytes} bytes"
+        in (DOCS / "protocol.md").read_text()
+    )
 
 
 def test_the_glass_is_broken_only_when_no_other_role_helps() -> None:
