@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
@@ -61,6 +61,8 @@ class Model:
 
 class LedgerMachine(RuleBasedStateMachine):
     """Drives one ledger; each machine is a tenant of its own, so they may share a database."""
+
+    steps_taken: ClassVar[int] = 0
 
     jobs = Bundle("jobs")
     attempts = Bundle("attempts")
@@ -301,6 +303,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def what_was_touched_is_as_the_model_says(self) -> None:
         """State, fence and code of the jobs of the last step."""
+        type(self).steps_taken += 1
         if not self.touched:
             return
         found = self.wait(self.ledger.known(self.touched))
