@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.process import tied_command
 
 __all__ = ("ACCESS_KEY", "SECRET_KEY", "Seaweed", "credentials", "find_weed", "seaweed")
@@ -24,6 +25,7 @@ ACCESS_KEY = "hounsfield-test"
 SECRET_KEY = "not-a-secret-only-for-tests"
 _START_S = 120.0
 _PORTS = ("master.port", "volume.port", "filer.port", "s3.port")
+_TLS_PORT = "s3.port.https"
 
 
 def find_weed() -> Path | None:
@@ -56,10 +58,17 @@ class Seaweed:
         self._ports = _free_ports()
         self._server: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._ports['s3.port']}"
+        self._keys = KeyDirectory(folder / "keys")
+        create_key_directory(self._keys.root, "test")
+        self.authority = self._keys.authority
 
     def url(self, bucket: str) -> str:
         """Return the URL of a bucket."""
         return f"s3+http://{self.address}/{bucket}"
+
+    def tls_url(self, bucket: str) -> str:
+        """Return the URL of a bucket over TLS; ``authority`` issued the certificate."""
+        return f"s3+https://localhost:{self._ports[_TLS_PORT]}/{bucket}"
 
     def make_bucket(self, bucket: str) -> None:
         """Make an empty bucket; else it comes into being with its first object."""
@@ -120,6 +129,8 @@ class Seaweed:
             f"-filer.localSocket={self._folder / 'filer.sock'}",
             "-s3",
             f"-s3.config={config}",
+            f"-s3.cert.file={self._keys.gateway_tls.certificate}",
+            f"-s3.key.file={self._keys.gateway_tls.private_key}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-volume.max=300",  # every bucket takes about seven
@@ -166,7 +177,7 @@ def seaweed() -> Iterator[Seaweed | None]:
 
 
 def _free_ports() -> dict[str, int]:
-    names = [*_PORTS, *(f"{name}.grpc" for name in _PORTS)]
+    names = [_TLS_PORT, *_PORTS, *(f"{name}.grpc" for name in _PORTS)]
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in names]
         for probe in probes:

@@ -7,9 +7,12 @@ import contextlib
 import hashlib
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +98,29 @@ async def test_fifty_races_have_fifty_winners(server: Seaweed) -> None:
         return len(winners)
 
     assert await asyncio.gather(*(race(f"race/{n}") for n in range(50))) == [1] * 50
+
+
+def test_a_server_with_our_own_authority_is_reached_over_tls(server: Seaweed) -> None:
+    # In a process of its own, as the trusted authorities are read once.
+    code = (
+        "import asyncio, sys; from client.storage.stores import open_store\n"
+        "async def chunks(): yield b'x'\n"
+        "print(asyncio.run(open_store(sys.argv[1]).put(sys.argv[2], chunks())).length)"
+    )
+    for name, variables, told in (
+        ("known", {"SSL_CERT_FILE": str(server.authority)}, "1"),
+        ("unknown", {}, ""),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-c", code, server.tls_url("tls"), name],
+            env={**os.environ, **credentials(), **variables},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert run.stdout.strip() == told, run.stderr
 
 
 @pytest.mark.parametrize("pieces", [1, 12])
