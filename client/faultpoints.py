@@ -25,10 +25,14 @@ class Step(StrEnum):
     """Gateway: the header was accepted, nothing is stored."""
     OBJECT_STORED = "object-stored"
     """Gateway: the ciphertext is durable, no job has it."""
+    SUBJECT_KEY_MADE = "subject-key-made"
+    """Gateway: the vault has a key for the patient, and nothing is sealed under it."""
     ROW_COMMITTED = "row-committed"
     """Gateway: the job is entered, the queue does not know it."""
     HINTED = "hinted"
-    """Gateway: the queue knows the job, the sender does not."""
+    """Gateway: the queue knows the job, the ledger does not know that it does."""
+    MARKED_QUEUED = "marked-queued"
+    """Gateway: ledger and queue agree, the sender was not told."""
     ENTRY_TAKEN = "entry-taken"
     """Worker: it has the queue's entry, but not the job."""
     CLAIMED = "claimed"
@@ -43,6 +47,10 @@ class Step(StrEnum):
     """Worker: the entry is gone."""
     REQUEUED = "requeued"
     """Reconciler: a lost job is in the queue again."""
+    KEY_DESTROYED = "key-destroyed"
+    """Erasure: nobody can read the patient's studies any more, and nothing says so."""
+    ERASURE_PROVED = "erasure-proved"
+    """Erasure: the audit trail says so, the objects still take up room."""
 
 
 class Blow(StrEnum):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from client.audittrail import AuditEvent
 from client.errors import NotFound, RefusalCode, Rejected
+from client.faultpoints import Step, reach
 from client.jobs import Actor, Job
 from client.storage.headers import unreadable
 from client.storage.ledger import Ledger
@@ -69,11 +70,13 @@ async def erase_subject(
     """
     await _check_name(subject, ledger)
     destroyed = await vault.destroy(subject.tenant, subject.name)
+    reach(Step.KEY_DESTROYED)
     jobs = await unreadable(vault, await _jobs(subject, ledger))
     if not destroyed and not jobs:
         raise NotFound("Nothing of that patient or upload is here.")
     job_ids = [job.id for job in jobs]
     _, event = await ledger.erase(subject.tenant, job_ids, actor, reason)
+    reach(Step.ERASURE_PROVED)
     for key in (key for job in jobs for key in (job.object_key, job.result_key) if key):
         await store.delete(key)
     return len(jobs), event

@@ -119,6 +119,7 @@ class Intake:
                 await self._queue.put(job.id, job.priority)
                 reach(Step.HINTED)
                 await self._ledger.mark_queued(job.id)
+                reach(Step.MARKED_QUEUED)
         except (Transient, ConfigurationError, TimeoutError) as error:
             _LOG.warning("%s waits for the reconciler: %s", job.id, error or "the queue is slow")
 
@@ -141,7 +142,10 @@ class Intake:
     async def _header(self, requests: Requests, tenant: str) -> ingest_pb2.StudyHeader:
         first = await self._next(requests)
         if first is None or first.WhichOneof("part") != "header":
-            raise Rejected(RefusalCode.INVALID_REQUEST, "Expected the header in the first message.")
+            raise Rejected(
+                RefusalCode.INVALID_REQUEST,
+                "Expected the header in the first message: send it first.",
+            )
         header = first.header
         if header.tenant != tenant:
             raise AccessDenied(
@@ -157,7 +161,8 @@ class Intake:
             raise Rejected(
                 RefusalCode.BAD_ENVELOPE,
                 f"Expected {ciphertext_length(header.plaintext_bytes)} bytes of ciphertext for "
-                f"{header.plaintext_bytes} bytes, the header says {header.ciphertext_bytes}.",
+                f"{header.plaintext_bytes} bytes, the header says {header.ciphertext_bytes}: "
+                "encrypt and send again.",
             )
         return header
 
@@ -198,6 +203,7 @@ class Intake:
         await self._check_recipient(header)
         subject = Subject(header.tenant, header.patient_pseudonym, header.upload_id)
         key_id = await self._vault.key_for(subject.tenant, subject.name)
+        reach(Step.SUBJECT_KEY_MADE)
         try:
             sealed = await seal_study_header(self._vault, key_id, job_id, header)
         except Erased as error:
@@ -225,7 +231,10 @@ class Intake:
         received = 0
         while (message := await self._next(requests)) is not None:
             if message.WhichOneof("part") != "chunk":
-                raise Rejected(RefusalCode.INVALID_REQUEST, "Expected one header, got another.")
+                raise Rejected(
+                    RefusalCode.INVALID_REQUEST,
+                    "Expected one header, got another: send it once.",
+                )
             received += len(message.chunk)
             if received > header.ciphertext_bytes:
                 break
