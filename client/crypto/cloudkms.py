@@ -213,7 +213,8 @@ class _ContextInside:
         both: bytes = self._primitive.decrypt(wrapped, b"")
         if not hmac.compare_digest(both[:_DIGEST_BYTES], hashlib.sha256(context).digest()):
             raise Rejected(
-                RefusalCode.BAD_ENVELOPE, "A stored key belongs to another row of the vault."
+                RefusalCode.BAD_ENVELOPE,
+                "A stored key belongs to another row of the vault: restore the vault's backup.",
             )
         return both[_DIGEST_BYTES:]
 

@@ -166,7 +166,8 @@ class DataKey:
 def _not_a_data_key() -> Rejected:
     return Rejected(
         RefusalCode.BAD_ENVELOPE,
-        "The wrapped key must be a Tink keyset with exactly one AES256_GCM_HKDF_1MB key.",
+        "The wrapped key must be a Tink keyset with exactly one AES256_GCM_HKDF_1MB key: use such "
+        "a one.",
     )
 
 

@@ -65,7 +65,7 @@ class PublicKey:
             raise Rejected(
                 RefusalCode.BAD_ENVELOPE,
                 f"Key id {self.key_id} does not belong to the public keyset that came with it "
-                f"(that one's id is {key_id_of(self.keyset)}).",
+                f"(that one's id is {key_id_of(self.keyset)}). Compare ids before use.",
             )
         try:
             handle = proto_keyset_format.parse_without_secret(self.keyset)
@@ -73,13 +73,13 @@ class PublicKey:
             if types != [HPKE_PUBLIC_TYPE]:
                 raise Rejected(
                     RefusalCode.BAD_ENVELOPE,
-                    f"Public keyset {self.key_id} must hold exactly one HPKE key.",
+                    f"Public keyset {self.key_id} must hold exactly one HPKE key: send such a one.",
                 )
             wrapped: bytes = handle.primitive(hybrid.HybridEncrypt).encrypt(secret, context)
         except tink.TinkError as error:
             raise Rejected(
                 RefusalCode.BAD_ENVELOPE,
-                f"Public keyset {self.key_id} is not a Tink HPKE public keyset.",
+                f"Public keyset {self.key_id} is not a Tink HPKE public keyset: send such a one.",
             ) from error
         return wrapped
 

@@ -247,17 +247,19 @@ def _check_lengths(
     if header.version != PROTOCOL_VERSION:
         raise Rejected(
             RefusalCode.BAD_ENVELOPE,
-            f"Expected envelope version {PROTOCOL_VERSION}, got {header.version}.",
+            f"Expected envelope version {PROTOCOL_VERSION}, got {header.version}: "
+            "use a sender of this gateway's version.",
         )
     if header.plaintext_bytes > max_bytes:
         raise Rejected(
             RefusalCode.TOO_LARGE,
-            f"Expected a bundle of at most {max_bytes} bytes, got {header.plaintext_bytes}.",
+            f"Expected a bundle of at most {max_bytes} bytes, got {header.plaintext_bytes}: "
+            "send fewer series at a time.",
         )
     expected = ciphertext_length(header.plaintext_bytes)
     if header.ciphertext_bytes != expected:
         raise Rejected(
             RefusalCode.BAD_ENVELOPE,
             f"A bundle of {header.plaintext_bytes} bytes has {expected} bytes of ciphertext; "
-            f"the header says {header.ciphertext_bytes}.",
+            f"the header says {header.ciphertext_bytes}. Encrypt and send again.",
         )

@@ -95,7 +95,8 @@ def _parse_all(
                 )
     if count == 0:
         raise Rejected(
-            RefusalCode.NO_IMAGES, "At least one DICOM file was expected, and none came."
+            RefusalCode.NO_IMAGES,
+            "At least one DICOM file was expected, and none came; send the images of a series.",
         )
     refusals = [SeriesRefusal("", code, why, n) for (code, why), n in unreadable.items()]
     return groups, refusals

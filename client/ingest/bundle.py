@@ -194,4 +194,7 @@ def _bad(why: str) -> Rejected:
 
 
 def _too_large(expected: str, came: str) -> Rejected:
-    return Rejected(RefusalCode.TOO_LARGE, f"Expected {expected} in a bundle, got {came}.")
+    return Rejected(
+        RefusalCode.TOO_LARGE,
+        f"Expected {expected} in a bundle, got {came}: send fewer series at a time.",
+    )

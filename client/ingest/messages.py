@@ -37,13 +37,17 @@ def check(message: Message | Undecodable) -> None:
         Rejected: INVALID_REQUEST; names each field and its rule, never its value.
     """
     if isinstance(message, Undecodable):
-        raise Rejected(RefusalCode.INVALID_REQUEST, "Expected a message of the protocol.")
+        raise Rejected(
+            RefusalCode.INVALID_REQUEST,
+            "Expected a message of the protocol; docs/protocol.md describes it.",
+        )
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:
         problems = "; ".join(_told(violation.proto) for violation in error.violations)
         raise Rejected(
-            RefusalCode.INVALID_REQUEST, f"Expected a valid request: {problems}."
+            RefusalCode.INVALID_REQUEST,
+            f"Expected a valid request: {problems}. Correct and send it again.",
         ) from None
 
 

@@ -335,7 +335,8 @@ class IngestClient:
         expected = (self._settings.tenant, job_id, upload_id)
         if (header.tenant, header.job_id, header.upload_id) != expected:
             raise Rejected(
-                RefusalCode.BAD_ENVELOPE, f"The result that came is not that of job {job_id}."
+                RefusalCode.BAD_ENVELOPE,
+                f"The result that came is not that of job {job_id}: report it to the operator.",
             )
 
     def _check_answer(self, job: Job, sent: ingest_pb2.StudyHeader) -> None:

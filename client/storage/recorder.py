@@ -55,7 +55,10 @@ class Recorder:
         """
         texts = (actor.name, actor.role, entry.action, entry.code, entry.detail)
         if any("\0" in text for text in texts):
-            raise Rejected(RefusalCode.INVALID_REQUEST, "Expected text without a NUL character.")
+            raise Rejected(
+                RefusalCode.INVALID_REQUEST,
+                "Expected text without a NUL character: send it without.",
+            )
         if len(self._waiting) >= _MAX_WAITING:
             raise Busy("The audit trail has more to write than it can", _RETRY_AFTER_S)
         draft = Draft(tenant, self._clock(), actor, entry)

@@ -100,7 +100,7 @@ def _receive(connection: Connection) -> Any:
         raise Rejected(
             RefusalCode.DECODER_CRASHED,
             "The isolated process died while it worked on this study; the data is damaged or "
-            "needs more memory than is allowed.",
+            "needs more memory than is allowed. Export and send it again, or in smaller parts.",
         ) from None
     if outcome == "error":
         raise value

@@ -217,7 +217,7 @@ def _refuse_study(refusals: tuple[SeriesRefusal, ...]) -> Rejected:
         key = (refusal.code, refusal.reason)
         counts[key] = counts.get(key, 0) + refusal.instances
     if not counts:
-        return Rejected(RefusalCode.NO_IMAGES, "The study holds no image instance.")
+        return Rejected(RefusalCode.NO_IMAGES, "The study holds no image: send the images.")
     ranked = sorted(counts, key=lambda key: -counts[key])
     code, reason = ranked[0]
     others = sorted({str(other) for other, _ in ranked[1:]})
