@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -62,6 +63,8 @@ class Seen:
         took_s: Duration of the attack.
         before_ms: The good client's p99 right before.
         during_ms: Its p99 while the attack lasted.
+        median_before_ms: Its median right before.
+        median_during_ms: Its median while the attack lasted.
         calls: Calls of the good client during it.
         failed: Calls of the good client that failed, before or during it.
         grown_mib: Memory that the process of the gateway gained.
@@ -73,6 +76,8 @@ class Seen:
     took_s: float
     before_ms: float
     during_ms: float
+    median_before_ms: float
+    median_during_ms: float
     calls: int
     failed: int
     grown_mib: float
@@ -128,6 +133,8 @@ async def flooded(
         took_s=round(sum(one["took_s"] for one in told), 2),
         before_ms=round(p99_ms(before), 1),
         during_ms=round(p99_ms(during), 1),
+        median_before_ms=round(statistics.median(before) * 1000, 1),
+        median_during_ms=round(statistics.median(during) * 1000, 1),
         calls=len(during),
         failed=failures,
         grown_mib=round((process.memory_info().rss - memory) / _MIB, 1),

@@ -22,7 +22,7 @@ SLACK_S = 5.0
         Flood("silent", 100, HANDSHAKE_S + SLACK_S),
         Flood("tls-only", 50, HANDSHAKE_S + SLACK_S),
         Flood("slow-streams", 300, REQUEST_S + SLACK_S, 0.5),
-        Flood("rapid-reset", 3000, 60),
+        Flood("rapid-reset", 10_000, 60),
     ],
     ids=lambda flood: flood.kind,
 )
@@ -32,5 +32,6 @@ async def test_a_flood_is_ended(tmp_path: Path, flood: Flood) -> None:
         assert (seen.opened, seen.ended) == (flood.count, flood.count)
         assert seen.longest_s < flood.ended_within_s
         assert seen.failed == 0
-        assert seen.calls > 0
+        # How much longer is measured with many calls, by tests.proof.flood.
+        assert seen.during_ms < 5_000
         assert seen.grown_mib < 200
