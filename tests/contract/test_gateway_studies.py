@@ -467,3 +467,15 @@ async def test_compressed_and_oversized_messages_are_refused(gateway: GatewayUnd
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(ingest_pb2.ListJobsRequest(page_token="x" * length))
             assert caught.value.code() is code
+
+
+async def test_equal_files_under_two_pseudonyms_are_two_jobs(
+    gateway: GatewayUnderTest, client: IngestClient
+) -> None:
+    """Else erasing the second patient would find nothing and leave the study readable."""
+    jobs = [await client.send(sealed(gateway, FILES, patient_pseudonym=p * 64)) for p in "ab"]
+    assert jobs[0].id != jobs[1].id
+    for letter, job in zip("ab", jobs, strict=True):
+        kept = await gateway.ledger.jobs_of_patient(TENANT, letter * 64)
+        assert [found.id for found in kept] == [job.id]
+        assert await gateway.vault.destroy(TENANT, letter * 64) == (kept[0].subject_key_id,)
