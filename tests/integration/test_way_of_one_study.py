@@ -72,7 +72,7 @@ def test_the_command_line_tells_the_whole_story(stack: LocalStack, result: dict[
         ("queue", "triton", "gateway", "worker"), "ready"
     )
     kinds = {key["kind"] for key in hounsfield(stack, "keys", "list")}
-    assert kinds == {"ca", "gateway", "sender", "worker", "result"}
+    assert kinds == {"ca", "gateway", "sender", "worker", "result", "kek"}
     assert all(check["state"] == "ok" for check in hounsfield(stack, "doctor"))
     assert hounsfield(stack, "cancel", job["id"])["state"] == "done"
 
