@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from pydicom import Dataset, dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
+from client import limits
 from client.crypto.binding import study_binding
 from client.dicom.reader import read_study
 from client.errors import RefusalCode, Rejected
@@ -21,6 +22,7 @@ from client.ingest.bundle import read_bundle, result_bundle
 from client.ingest.messages import check
 from client.limits import (
     RESULT,
+    AccessLimits,
     BundleLimits,
     MessageLimits,
     ReadLimits,
@@ -124,9 +126,9 @@ READ_ROWS = {row.limit: row for row in read_rows()}
 
 
 def refusals(row: Row, limit: int) -> set[RefusalCode]:
-    limits = replace(ReadLimits(), **row.also, **{row.limit: limit})
+    held = replace(ReadLimits(), **row.also, **{row.limit: limit})
     try:
-        content = read_study(row.files, limits)
+        content = read_study(row.files, held)
     except Rejected as refusal:
         return {refusal.code}
     return {refusal.code for refusal in content.refusals}
@@ -218,6 +220,13 @@ def declared_limits() -> set[int]:
 
 def test_no_field_has_a_limit_that_is_not_listed() -> None:
     assert declared_limits() == {getattr(MessageLimits(), f.name) for f in fields(MessageLimits)}
+
+
+def test_no_class_of_limits_is_left_out() -> None:
+    """AccessLimits are tried by ``tests/forge.py`` and ``tests/unit/test_access_*.py``."""
+    tried = {BundleLimits, ReadLimits, MessageLimits, ServiceLimits, TransportLimits, AccessLimits}
+    declared = {each for each in vars(limits).values() if isinstance(each, type)}
+    assert {each for each in declared if is_dataclass(each)} == tried | {StudyLimits}
 
 
 @pytest.mark.parametrize("kind", [ServiceLimits, TransportLimits])
