@@ -38,8 +38,7 @@ def decode_row(table: Table, line: bytes) -> dict[str, Any]:
         if set(values) != set(table.columns.keys()):
             raise ValueError("columns")
         return {
-            column.name: _from_json(_kind(column), values[column.name])
-            for column in table.columns
+            column.name: _from_json(_kind(column), values[column.name]) for column in table.columns
         }
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(
