@@ -31,8 +31,8 @@ READY = "ready"
 """Name that the health service answers readiness under; "" answers liveness."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_WINDOW_BYTES = 2 << 20
-"""Of one call that may be under way: at a round trip of 50 ms a sender reaches 40 MB/s."""
+_WINDOW_BYTES = 1 << 20
+"""Of one call that may be under way: at a round trip of 50 ms an upload reaches 20 MB/s."""
 _IDENTITY_ONLY = 1  # compression bit set: ciphertext does not compress, and bombs do
 
 

@@ -144,7 +144,7 @@ def crash_at_each_step(times: int) -> Breaking:
     async def breaks(arena: Arena) -> None:
         rounds = [arena.dice.sample(list(Step), len(Step)) for _ in range(times)]
         for step in itertools.chain.from_iterable(rounds):
-            await crash_at(arena.stand, step)
+            await crash_at(arena.stand, arena.load, step)
             arena.struck[f"crash at {step}"] += 1
 
     return breaks

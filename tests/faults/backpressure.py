@@ -24,6 +24,7 @@ from tests.faults.surroundings import surroundings
 __all__ = ("Pressure", "press")
 
 _STUDY_BYTES = 128 << 20
+_WARM_UP_BYTES = 12 << 20
 _FROZEN_S = 20.0
 _GIVE_UP_S = 240.0
 
@@ -84,9 +85,9 @@ async def press(folder: Path, studies: int) -> Pressure:
 
 
 async def _warm_up(running: Stand) -> None:
-    """One small study, so that what the gateway loads once is not counted."""
+    """One study of several parts, so that what the gateway loads once is not counted."""
     async with running.client() as client:
-        await client.submit([os.urandom(1 << 20)])
+        await client.submit([os.urandom(_WARM_UP_BYTES)])
 
 
 async def _offer(running: Stand, content: Path, number: int, pressure: Pressure) -> None:

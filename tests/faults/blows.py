@@ -19,10 +19,13 @@ import psutil
 import redis.asyncio
 
 from client.faultpoints import Blow, Step, arm
+from tests.faults.erasures import erase_one
+from tests.faults.senders import Load
 from tests.faults.stand import Stand
 
 __all__ = ("SHARES", "Target", "crash_at", "freeze_a_worker", "plan", "strike", "wipe_queue")
 
+_ERASURE = frozenset((Step.KEY_DESTROYED, Step.ERASURE_PROVED))
 _FIND_S = 60.0
 _STEP_S = 60.0
 
@@ -98,14 +101,16 @@ async def _find(stand: Stand, target: Target, dice: random.Random) -> int:
             await asyncio.sleep(0.05)
 
 
-async def crash_at(stand: Stand, step: Step) -> None:
+async def crash_at(stand: Stand, load: Load, step: Step) -> None:
     """Kill the next process that reaches a step; return when it happened.
 
-    A step that only repairs are made at is brought about by emptying the queue.
+    Steps that no study passes on its way are brought about: by emptying the queue, by erasing.
     """
     armed = arm(stand.faults, step)
     if step is Step.REQUEUED:
         await _flush(stand)
+    if step in _ERASURE:
+        await erase_one(stand, load)
     async with asyncio.timeout(_STEP_S):
         while await asyncio.to_thread(armed.exists):
             await asyncio.sleep(0.02)

@@ -25,6 +25,7 @@ class Upload:
         job_ids: Every job id that an acknowledgement named; more than one breaks the promise.
         fetched: How often its result came, was opened and was its own.
         refused: What the sender was told by any answer that is not "try again".
+        erased: Whether the proof came that the patient was erased.
     """
 
     upload_id: str
@@ -32,6 +33,7 @@ class Upload:
     job_ids: set[str] = field(default_factory=set)
     fetched: int = 0
     refused: list[str] = field(default_factory=list)
+    erased: bool = False
 
 
 class Journal:
@@ -81,6 +83,8 @@ def read_journal(path: Path) -> dict[str, Upload]:
                 uploads[upload_id].job_ids.add(entry["job_id"])
             case "fetched":
                 uploads[upload_id].fetched += 1
+            case "erased":
+                uploads[upload_id].erased = True
             case "refused":
                 uploads[upload_id].refused.append(entry["answer"])
     return uploads

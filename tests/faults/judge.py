@@ -40,6 +40,7 @@ class Verdict:
     Attributes:
         acknowledged: Studies that a sender was told are safe.
         done: Those of them that are done.
+        erased: Those whose patient was erased; none of them may be readable.
         lost: Acknowledged, and not there, not finished, or without a result that opens.
         repeated: Jobs, finish events or stored results beyond one for each study.
         settled_s: From the last fault until every study was finished.
@@ -52,6 +53,7 @@ class Verdict:
 
     acknowledged: int = 0
     done: int = 0
+    erased: int = 0
     lost: int = 0
     repeated: int = 0
     settled_s: float = 0.0
@@ -90,14 +92,16 @@ async def judge(stand: Stand, journal: Journal, last_fault: float) -> Verdict:
     async with stand.ledger() as ledger:
         jobs = await _settled(stand, ledger, verdict, last_fault)
         _compare(uploads.values(), jobs, verdict)
-        await _look_at_events(ledger, jobs, verdict)
-        await _look_at_objects(stand, ledger, jobs, verdict)
+        gone = {upload.upload_id for upload in uploads.values() if upload.erased}
+        kept = [job for job in jobs if job.upload_id not in gone]
+        await _look_at_events(ledger, kept, verdict)
+        await _look_at_objects(stand, ledger, kept, verdict)
     mine = {job.upload_id: job for job in jobs}
     async with stand.client() as client:
         room = asyncio.Semaphore(_READERS)
         readable = (u for u in uploads.values() if u.job_ids and u.upload_id in mine)
         await asyncio.gather(
-            *(_read(client, room, mine[u.upload_id], u.number, verdict) for u in readable)
+            *(_read(client, room, mine[u.upload_id], u, verdict) for u in readable)
         )
     return verdict
 
@@ -153,6 +157,8 @@ def _compare(uploads: Iterable[Upload], jobs: list[Job], verdict: Verdict) -> No
         verdict.acknowledged += 1
         if not mine or {mine[0].id} != upload.job_ids:
             verdict.missed(f"study {upload.number} was acknowledged and has no such job")
+        elif upload.erased:
+            verdict.erased += 1
         elif mine[0].state is not JobState.DONE:
             job = mine[0]
             verdict.missed(f"study {upload.number} is {job.state}: {job.code} {job.reason}")
@@ -192,13 +198,17 @@ async def _look_at_objects(stand: Stand, ledger: Ledger, jobs: list[Job], verdic
 
 
 async def _read(
-    client: IngestClient, room: asyncio.Semaphore, job: Job, number: int, verdict: Verdict
+    client: IngestClient, room: asyncio.Semaphore, job: Job, upload: Upload, verdict: Verdict
 ) -> None:
-    """The result of each done study opens, and is its own."""
-    if job.state is not JobState.DONE:
+    """The result of each done study opens, and is its own; that of an erased one never does."""
+    if job.state is not JobState.DONE and not upload.erased:
         return
     async with room:
         try:
-            check_result(await client.fetch(job.id), number)
+            check_result(await client.fetch(job.id), upload.number)
         except (ClientError, AssertionError) as error:
-            verdict.missed(f"the result of study {number} cannot be read: {error}")
+            if not upload.erased:
+                verdict.missed(f"the result of study {upload.number} cannot be read: {error}")
+        else:
+            if upload.erased:
+                verdict.findings.append(f"study {upload.number} was erased and can be read")

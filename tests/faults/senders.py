@@ -19,7 +19,7 @@ from client.jobs import Job, JobState, Priority
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, numbered_volume
 from tests.faults.journal import Journal
 
-__all__ = ("Load", "Shape", "check_result", "sending", "series_uid", "small_study")
+__all__ = ("Load", "Shape", "check_result", "patient_id", "sending", "series_uid", "small_study")
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]
@@ -38,9 +38,14 @@ def small_study(number: int, shape: Shape = _SHAPE) -> list[bytes]:
         spacing_mm=(200.0 / shape[1], 200.0 / shape[1]),
         distance_mm=4.0,
         series=number + 1,
-        attributes={"BodyPartExamined": "HEAD"},
+        attributes={"BodyPartExamined": "HEAD", "PatientID": patient_id(number)},
     )
     return [content for _, content in classic_files(recipe)]
+
+
+def patient_id(number: int) -> str:
+    """Return whose study it is; each is another patient's."""
+    return f"CHAOS{number}"
 
 
 def series_uid(number: int) -> str:
@@ -74,7 +79,7 @@ class Load:
         first: int = 0,
     ) -> None:
         self._connect = connect
-        self._journal = journal
+        self.journal = journal
         self._senders = senders
         self._shape = shape
         self._numbers = itertools.count(first)
@@ -101,6 +106,13 @@ class Load:
             while self.acknowledged < goal:
                 await asyncio.sleep(0.05)
 
+    async def hand_in(self) -> tuple[int, str]:
+        """Send one study besides, and leave it alone; return its number and upload id."""
+        number, upload_id = next(self._numbers), str(uuid.uuid4())
+        async with self._connect() as client:
+            await self._submit(client, number, upload_id)
+        return number, upload_id
+
     async def _send_many(self) -> None:
         async with self._connect() as client:
             while not self._stopping.is_set():
@@ -108,18 +120,22 @@ class Load:
 
     async def _send_one(self, client: IngestClient, number: int) -> None:
         upload_id = str(uuid.uuid4())
-        files = small_study(number, self._shape)
-        priority = Priority.ROUTINE if number % _STAT_EACH else Priority.STAT
-        self._journal.note("begun", upload_id, number=number)
         try:
-            job = await self._insist(
-                lambda: client.submit(files, priority=priority, upload_id=upload_id)
-            )
-            self._journal.note("acknowledged", upload_id, job_id=job.id)
-            self.acknowledged += 1
+            job = await self._submit(client, number, upload_id)
             await self._collect(client, job, number)
         except ClientError as error:
-            self._journal.note("refused", upload_id, answer=f"{type(error).__name__}: {error}")
+            self.journal.note("refused", upload_id, answer=f"{type(error).__name__}: {error}")
+
+    async def _submit(self, client: IngestClient, number: int, upload_id: str) -> Job:
+        files = small_study(number, self._shape)
+        priority = Priority.ROUTINE if number % _STAT_EACH else Priority.STAT
+        self.journal.note("begun", upload_id, number=number)
+        job = await self._insist(
+            lambda: client.submit(files, priority=priority, upload_id=upload_id)
+        )
+        self.journal.note("acknowledged", upload_id, job_id=job.id)
+        self.acknowledged += 1
+        return job
 
     async def _collect(self, client: IngestClient, job: Job, number: int) -> None:
         job_id = job.id
@@ -131,7 +147,7 @@ class Load:
                     job = await self._insist(lambda: client.wait(job_id))
         if job.state is JobState.DONE:
             check_result(await self._insist(lambda: client.fetch(job)), number)
-            self._journal.note("fetched", job.upload_id)
+            self.journal.note("fetched", job.upload_id)
             self.done += 1
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
