@@ -89,14 +89,17 @@ class Campaign:
         """The inputs that were not answered as they should."""
         return sorted(self._findings.iterdir())
 
-    def run(self, seeds: list[bytes], runs: int, seconds: float) -> Progress:
-        """Fuzz until so many inputs were tried in all, or so much time was spent now."""
+    def run(self, seeds: list[bytes], inputs: int, seconds: float) -> Progress:
+        """Fuzz until so many different inputs were tried in all, or so much time was spent now."""
         for seed in seeds:
             (self._corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
         deadline = time.monotonic() + seconds
-        while self.progress.runs < runs and (left_s := deadline - time.monotonic()) > 0:
-            batch = _GUIDED_BATCH if self._guided else _BATCH
-            self._one_process(min(batch, runs - self.progress.runs), left_s)
+        while (missing := inputs - self.progress.distinct) > 0 and (
+            left_s := deadline - time.monotonic()
+        ) > 0:
+            most = _GUIDED_BATCH if self._guided else _BATCH
+            self._one_process(min(most, missing + _BATCH // 20), left_s)
+            left_s = deadline - time.monotonic()
         return self.progress
 
     @property

@@ -29,8 +29,7 @@ def test_mutated_input_ends_as_a_typed_code(target: str, tmp_path: Path) -> None
     campaign = Campaign(target, tmp_path, guided_every=0)
     progress = campaign.run(seeds, RUNS, seconds=120)
     assert progress.findings == {}, campaign.findings
-    assert progress.runs >= RUNS
-    assert progress.distinct > 0.8 * RUNS
+    assert progress.distinct >= RUNS
     assert len(progress.answers) >= 6
     assert progress.slowest_s < HANG_S
     assert progress.peak_rss_mib < MEMORY_MIB
