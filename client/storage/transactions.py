@@ -1,7 +1,7 @@
 """Runs transactions to their end, whoever stops waiting for them.
 
 A task that is cancelled in the middle of a database call would leave a connection that nobody
-closes, and would not know whether its change was made. So each transaction is a task of its own.
+closes, and with SQLite a lock that nobody gives back. So each transaction is a task of its own.
 """
 
 from __future__ import annotations
