@@ -21,6 +21,8 @@ __all__ = ("EmbeddedTriton", "is_ready", "lost_a_model")
 
 POLL_S = 0.1
 LOG_TAIL_BYTES = 4000
+_STUB = "triton_python_backend_stub"[:15]
+"""Name of a Python model's process, as the kernel keeps it (proc(5), comm)."""
 
 
 class EmbeddedTriton:
@@ -136,7 +138,9 @@ async def is_ready(settings: TritonSettings) -> bool:
 def lost_a_model(pid: int) -> bool:
     """Whether the process of a Python model died under a starting server, which waits in vain."""
     try:
-        children = psutil.Process(pid).children()
-        return any(child.status() == psutil.STATUS_ZOMBIE for child in children)
+        return any(
+            child.status() == psutil.STATUS_ZOMBIE and child.name() == _STUB
+            for child in psutil.Process(pid).children()
+        )
     except psutil.NoSuchProcess:
         return False
