@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ ON_THE_WIRE = 150
 ISOLATED = 40
 
 
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this Python")
 @pytest.mark.parametrize("target", ["dicom", "messages"])
 def test_mutated_input_ends_as_a_typed_code(target: str, tmp_path: Path) -> None:
     seeds = dicom_seeds() if target == "dicom" else message_seeds()
