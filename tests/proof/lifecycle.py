@@ -1,6 +1,6 @@
 """Drives the ledger at random against a model of the state machine, many seeds long.
 
-python -m tests.proof.lifecycle [--seeds 50] [--examples 20] [--steps 100]
+python -m tests.proof.lifecycle [--seeds 50] [--examples 10] [--steps 100]
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> int:
     """Run every seed that has not been run, and write the proof; 1 when one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--examples", type=int, default=20)
+    parser.add_argument("--examples", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     PROGRESS.parent.mkdir(exist_ok=True)
