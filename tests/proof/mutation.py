@@ -7,7 +7,7 @@ The sentences of error messages are not mutated: tests hold them to what they sa
 
     python -m tests.proof.mutation                                  every changed module
     python -m tests.proof.mutation --module client/crypto/envelope.py
-    python -m tests.proof.mutation --survivors                      survivors again, after new tests
+    python -m tests.proof.mutation --survivors                      survivors and time-outs again
 """
 
 from __future__ import annotations
@@ -70,6 +70,13 @@ def pytest_collection_modifyitems(items):
 """
 _TIMED_OUT = (-24, 24, 36, 152, 255)
 _SURVIVED = (0, 5, 33)
+_DOUBTFUL = (*_SURVIVED, *_TIMED_OUT)
+"""Tried again with --survivors: a busy machine makes good code time out, too."""
+_DIFFS = """
+import json, sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+json.dump([get_diff_for_mutant(name) for name in sys.argv[1:]], sys.stdout)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +190,9 @@ def _try(package: str, due: Sequence[str], *, again: bool) -> dict[str, ModuleRe
     digests = {module: _sha256(module) for module in rated}
     folder = _prepare(package, rated)
     _mutmut(folder, "run", "--max-children", "2")
-    alive = [name for module in rated for name in _alive(folder, module)]
-    if again and alive:
-        _mutmut(folder, "run", "--max-children", "2", *alive)
+    doubtful = [name for module in rated for name in _named(folder, module, _DOUBTFUL)]
+    if again and doubtful:
+        _mutmut(folder, "run", "--max-children", "2", *doubtful)
     return records | {module: _record(folder, module, digests[module]) for module in rated}
 
 
@@ -194,7 +201,9 @@ def _record(folder: Path, module: str, digest: str) -> ModuleRecord:
     if None in codes.values():
         raise SystemExit(f"{module}: not all mutants were tried; run it again, it goes on.")
     timed_out = sum(code in _TIMED_OUT for code in codes.values())
-    changes = [_change(_mutmut(folder, "show", name)) for name in _alive(folder, module)]
+    alive = _named(folder, module, _SURVIVED)
+    diffs = json.loads(_python(folder, "-c", _DIFFS, *alive))
+    changes = [_change(diff) for diff in diffs]
     known = EQUIVALENT.get(module, {})
     return ModuleRecord(
         sha256=digest,
@@ -235,21 +244,23 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _mutmut(folder: Path, *arguments: str) -> str:
-    """Run mutmut in a work folder, politely, and return what it printed."""
-    command = [sys.executable, "-m", "mutmut", *arguments]
-    environment = dict(os.environ) | {"PYTHONPATH": ""}
+def _mutmut(folder: Path, *arguments: str) -> None:
+    _python(folder, "-m", "mutmut", *arguments)
+
+
+def _python(folder: Path, *arguments: str) -> str:
+    """Run Python in a work folder, politely, and return what it printed."""
     done = subprocess.run(
-        ["nice", "-n", "10", *command],
+        ["nice", "-n", "10", sys.executable, *arguments],
         cwd=folder,
-        env=environment,
+        env=dict(os.environ) | {"PYTHONPATH": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     (folder / "last.log").write_text(done.stdout + done.stderr)
     if done.returncode != 0:
-        raise SystemExit(f"mutmut {arguments[0]} failed; see {folder / 'last.log'}")
+        raise SystemExit(f"python {arguments[1]} failed; see {folder / 'last.log'}")
     return done.stdout
 
 
@@ -272,8 +283,8 @@ def _codes(folder: Path, module: str) -> dict[str, int | None]:
     return codes
 
 
-def _alive(folder: Path, module: str) -> list[str]:
-    return [name for name, code in _codes(folder, module).items() if code in _SURVIVED]
+def _named(folder: Path, module: str, codes: Sequence[int]) -> list[str]:
+    return [name for name, code in _codes(folder, module).items() if code in codes]
 
 
 def _change(diff: str) -> str:
