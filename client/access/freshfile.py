@@ -51,13 +51,18 @@ class FreshFile(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    async def value(self) -> T:
+    async def value(self, *, now: bool = False) -> T:
         """Return what the file says.
+
+        Args:
+            now: Look at the disk even if the last look was a moment ago.
 
         Raises:
             Transient: It was damaged or taken away while we ran; what it said before may be wrong
                 by now, so nobody is answered until it is mended.
         """
+        if now:
+            self._looked_at = -self._look_s
         if time.monotonic() - self._looked_at >= self._look_s:
             await self._look()
         if self._error is not None:

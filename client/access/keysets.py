@@ -65,7 +65,7 @@ def open_keys(place: str, issuer: str) -> KeySource:
 
 
 class FileKeys:
-    """A JWKS file (RFC 7517, 5); a replaced file counts from the next second on."""
+    """A JWKS file (RFC 7517, 5); a key that was taken out counts for at most another second."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,6 +79,9 @@ class FileKeys:
     async def key(self, kid: str) -> jwt.PyJWK:
         """See ``KeySource``."""
         found = (await self._file.value()).get(kid)
+        if found is None:
+            # A token of a key made a moment ago.
+            found = (await self._file.value(now=True)).get(kid)
         if found is None:
             raise _unknown()
         return found

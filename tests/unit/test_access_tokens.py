@@ -190,6 +190,17 @@ async def test_the_local_issuer_rotates_its_keys(tmp_path: Path) -> None:
             issuer.issue(TENANT, "op", frozenset((Role.OPERATOR,)), life_s)
 
 
+async def test_a_token_of_a_key_made_a_moment_ago_is_taken(tmp_path: Path) -> None:
+    issuer = LocalIssuer(tmp_path / "tokens", ISSUER, AUDIENCE)
+    keys = FileKeys(tmp_path / "tokens" / JWKS_FILE)
+    keys._file._look_s = 3600.0
+    verifier = TokenVerifier(keys, ISSUER, AUDIENCE)
+    for _ in range(2):
+        issuer.new_key()
+        token = issuer.issue(TENANT, "op", frozenset((Role.OPERATOR,)), 60)
+        assert (await verifier.verify(token)).subject == "op"
+
+
 @pytest.mark.parametrize(
     ("place", "issuer"), [("http://x/jwks", "x"), ("", "x"), ("ftp://x", "https://x")]
 )
