@@ -9,8 +9,9 @@ __all__ = ("LONGEST_RETRY_S", "STAT_IN_A_ROW", "Turns", "retry_delay_s")
 
 STAT_IN_A_ROW = 8
 """So many STAT studies in a row, and then one routine study if one waits."""
-LONGEST_RETRY_S = 60.0
-"""No study waits longer than this for its next attempt."""
+LONGEST_RETRY_S = 20.0
+"""No study waits longer than this for its next attempt: it is done within a minute of the end of
+whatever made it fail."""
 _FIRST_RETRY_S = 1.0
 
 
