@@ -123,8 +123,7 @@ class _Walk:
             if self._depth > self._limits.max_depth:
                 raise _too_large(f"sequences nested at most {self._limits.max_depth} deep")
             end = None if length == _UNDEFINED else self._at + length
-            implicit = level.implicit or vr == b"UN"
-            self._levels.append(_Level(end, is_sequence=True, implicit=implicit))
+            self._levels.append(_Level(end, is_sequence=True, implicit=level.implicit))
         elif length == _UNDEFINED:
             found = self._content.find(self._tag.pack(0xFFFE, 0xE0DD), self._at)
             self._at = len(self._content) if found < 0 else found + 8

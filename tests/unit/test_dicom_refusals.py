@@ -349,8 +349,11 @@ def test_deep_nesting_does_not_overflow_the_stack() -> None:
     item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     sequence = b"\x00\x52\x29\x92SQ\x00\x00\xff\xff\xff\xff"
     files = classic_files(RECIPE)
-    nested = files[0][1] + (sequence + item) * 5000
-    assert refused([("deep", nested)]).code == "TOO_LARGE"
+    unknown = sequence.replace(b"SQ", b"UN")
+    private = sequence.replace(b"\x00\x52\x29\x92", b"\x29\x00\x10\x10")
+    for kind in (sequence, unknown, private):
+        nested = files[0][1] + (kind + item) * 5000
+        assert refused([("deep", nested)]).code == "TOO_LARGE"
 
 
 @pytest.mark.parametrize(
