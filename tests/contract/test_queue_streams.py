@@ -108,13 +108,24 @@ async def test_a_worker_with_work_in_hand_stays_in_the_group(url: str, admin: re
     assert admin.xinfo_consumers(STREAMS[STAT], GROUP) == []
 
 
-async def test_a_wait_is_no_longer_than_asked(url: str) -> None:
+async def test_a_wait_is_no_longer_than_asked(url: str, admin: redis.Redis) -> None:
     loop = asyncio.get_running_loop()
     async with StreamsQueue(url, "one") as queue:
         await queue.take(0)
         started = loop.time()
-        assert await queue.take(0.3) is None
+        with calls_of(admin, "xreadgroup") as reads:
+            assert await queue.take(0.3) is None
         assert 0.29 < loop.time() - started < 5
+        assert reads[0] < 12, "it waits at the server and does not ask again and again"
+
+
+async def test_a_group_that_is_there_already_is_used(url: str, admin: redis.Redis) -> None:
+    admin.xgroup_create(STREAMS[STAT], GROUP, id="0", mkstream=True)
+    async with StreamsQueue(url, "one") as queue:
+        await queue.put("a", ROUTINE)
+        entry = await queue.take(0)
+        assert entry is not None
+        assert entry.job_id == "a"
 
 
 async def test_another_type_under_our_name_is_told_and_not_waited_for(

@@ -77,6 +77,7 @@ async def test_study_and_result_round_trip(
     result = b"segmentation" * 1000
     sealed = seal_result(study.header, JOB, [result], Digest.of([result]))
     assert (sealed.header.job_id, sealed.header.upload_id) == (JOB, UPLOAD)
+    assert sealed.header.tenant == study.header.tenant != ""
     ciphertext = list(sealed.chunks)
     assert sum(map(len, ciphertext)) == sealed.header.ciphertext_bytes
     opened = await open_result(sealed.header, stream(ciphertext), sender, max_bytes=1 << 24)
