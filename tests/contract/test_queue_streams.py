@@ -87,6 +87,29 @@ async def test_one_entry_is_taken_over_at_a_time(url: str) -> None:
         assert await three.reclaim(0.15) is None
 
 
+async def test_a_worker_takes_one_entry_and_leaves_the_next_to_others(url: str) -> None:
+    async with StreamsQueue(url, "one") as one, StreamsQueue(url, "two") as two:
+        for job in ("a", "b", "c"):
+            await one.put(job, STAT)
+        taken = [await queue.take(0) for queue in (one, two, one)]
+        assert [entry.job_id for entry in taken if entry] == ["a", "b", "c"]
+
+
+async def test_an_idle_worker_leaves_the_group_though_another_is_busy(
+    url: str, admin: redis.Redis
+) -> None:
+    async with StreamsQueue(url, "busy") as busy:
+        async with StreamsQueue(url, "idle") as idle:
+            for job in ("a", "b"):
+                await busy.put(job, ROUTINE)
+            entry = await idle.take(0)
+            assert entry is not None
+            assert await busy.take(0) is not None
+            await idle.ack(entry)
+        (consumer,) = admin.xinfo_consumers(STREAMS[ROUTINE], GROUP)
+        assert consumer["name"] == "busy"
+
+
 async def test_all_ids_are_read_page_by_page(
     url: str, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +194,22 @@ async def test_a_server_that_does_not_start_is_told_and_ended(
     with pytest.raises(ConfigurationError, match=told):
         async with asyncio.timeout(60), embedded_queue(tmp_path):
             pass
+
+
+def test_valkey_is_preferred_to_redis_and_a_socket_may_be_as_long_as_it_may(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(embedded, "find_spec", lambda _name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("redis-server", "valkey-server"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+        assert embedded.find_queue_server() == tmp_path / name
+    path = embedded_queue_url(Path("/x")).removeprefix("unix:///x")
+    room = embedded._MAX_SOCKET_PATH_BYTES - len(path) - 1
+    assert embedded_queue_url(Path("/" + "x" * room)).endswith("x" + path)
+    with pytest.raises(ConfigurationError, match="HOUNSFIELD_HOME"):
+        embedded_queue_url(Path("/" + "x" * (room + 1)))
 
 
 def test_a_chosen_program_is_run_with_the_folder(tmp_path: Path) -> None:
