@@ -93,6 +93,25 @@ async def test_a_watchdog_that_may_not_reload_says_so_and_goes_on(
     ]
 
 
+async def test_a_model_that_dies_while_it_is_loaded_does_not_hold_the_watchdog(
+    random_repository: Path, tmp_path: Path, brain_mr: ModelSpec
+) -> None:
+    """Killed before it has spoken to its server, it is waited for for ever: only a limit helps."""
+    events: list[WatchdogEvent] = []
+    server = TritonSettings(random_repository, exit_timeout_s=1)
+    async with EmbeddedTriton(server, tmp_path / "log") as triton:
+        watchdog = Watchdog(triton.settings, events.append, reload_timeout_s=4.0)
+        before = stubs(triton.pid)
+        os.kill(before["brain_mr_prep"], signal.SIGKILL)
+        checking = asyncio.create_task(watchdog.check(brain_mr))
+        while (fresh := stubs(triton.pid).get("brain_mr_prep")) in (None, before["brain_mr_prep"]):
+            await asyncio.sleep(0.01)
+        os.kill(fresh, signal.SIGKILL)
+        async with asyncio.timeout(40.0):
+            await checking
+    assert [event.kind for event in events] == [ModelEvent.DEAD, ModelEvent.STILL_DEAD]
+
+
 async def test_a_healthy_model_is_left_alone(triton_server: EmbeddedTriton) -> None:
     events: list[WatchdogEvent] = []
     before = stubs(triton_server.pid)
