@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("attempt", "full_s"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (5000, 60)]
+    ("attempt", "full_s"), [(1, 1), (2, 2), (3, 4), (5, 16), (6, 20), (7, 20), (5000, 20)]
 )
 def test_the_delay_doubles_up_to_a_limit(attempt: int, full_s: float) -> None:
     assert retry_delay_s(attempt, 0.0) == full_s / 2
