@@ -72,14 +72,14 @@ def check_pixels(instance: Instance, limits: ReadLimits) -> PixelLayout:
     photometric = _check_greyscale(dataset)
     if instance.cut_short:
         raise _truncated("the end of the pixel data", "the end of the file")
-    if value(dataset, "PixelData") is None:
+    pixels = value(dataset, "PixelData")
+    if not isinstance(pixels, bytes):
         raise invalid("PixelData", "integer pixel data (floating point images are not supported)")
     layout = _layout(dataset, limits, inverted=photometric == "MONOCHROME1")
     _decoder(instance.transfer_syntax)
     if not UID(instance.transfer_syntax).is_encapsulated:
-        present = len(dataset.PixelData)
-        if present < layout.decoded_bytes:
-            raise _truncated(f"{layout.decoded_bytes} bytes of pixel data", f"{present}")
+        if len(pixels) < layout.decoded_bytes:
+            raise _truncated(f"{layout.decoded_bytes} bytes of pixel data", f"{len(pixels)}")
     return layout
 
 
