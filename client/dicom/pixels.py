@@ -77,9 +77,8 @@ def check_pixels(instance: Instance, limits: ReadLimits) -> PixelLayout:
         raise invalid("PixelData", "integer pixel data (floating point images are not supported)")
     layout = _layout(dataset, limits, inverted=photometric == "MONOCHROME1")
     _decoder(instance.transfer_syntax)
-    if not UID(instance.transfer_syntax).is_encapsulated:
-        if len(pixels) < layout.decoded_bytes:
-            raise _truncated(f"{layout.decoded_bytes} bytes of pixel data", f"{len(pixels)}")
+    if not UID(instance.transfer_syntax).is_encapsulated and len(pixels) < layout.decoded_bytes:
+        raise _truncated(f"{layout.decoded_bytes} bytes of pixel data", f"{len(pixels)}")
     return layout
 
 
