@@ -98,18 +98,20 @@ async def play_phases(phases: list[Phase], folder: Path) -> LineOutcome:
     began = time.monotonic()
     path = folder / "journal.jsonl"
     acknowledged: dict[str, int] = {}
+    last_fault = began
     with line() as cable, Journal(path) as journal:
         async with stand(folder, host=cable.gateway) as running, watched_memory(running) as memory:
             for number, phase in enumerate(phases):
                 before = _acknowledged(path)
-                await _play(phase, cable, running, path, first=number * _NUMBERS)
+                last_fault = await _play(phase, cable, running, path, first=number * _NUMBERS)
                 acknowledged[phase.name] = _acknowledged(path) - before
-            verdict = await judge(running, journal, time.monotonic())
+            verdict = await judge(running, journal, last_fault)
     seconds = round(time.monotonic() - began, 1)
     return LineOutcome(verdict, memory, acknowledged, seconds)
 
 
-async def _play(phase: Phase, cable: Line, running: Stand, path: Path, first: int) -> None:
+async def _play(phase: Phase, cable: Line, running: Stand, path: Path, first: int) -> float:
+    """Spoil the line while studies are sent; return when it was whole again."""
     senders = remote_senders(
         cable,
         running,
@@ -122,7 +124,9 @@ async def _play(phase: Phase, cable: Line, running: Stand, path: Path, first: in
     async with _in_thread(senders):
         await _until_more(path, 1)
         await phase.spoils(cable, running)
+        last_fault = time.monotonic()
         await _until_more(path, 1)
+    return last_fault
 
 
 @contextlib.asynccontextmanager
