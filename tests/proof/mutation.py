@@ -50,7 +50,10 @@ only_mutate = [{modules}]
 do_not_mutate_patterns = ['^\s*f?"[^"]*[a-z]+ [^"]*[a-z]+ [^"]*"[,)]*$']
 also_copy = ["preprocess", "docs"]
 pytest_add_cli_args_test_selection = [{tests}]
-pytest_add_cli_args = ["-p", "no:cacheprovider"]
+pytest_add_cli_args = [
+    "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:anyio",
+    "-p", "no:unraisableexception", "-p", "no:threadexception",
+]
 process_isolation = "forkserver"
 use_git_change_detection = false
 timeout_constant = 8.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -100,13 +101,21 @@ def test_a_label_prints_as_nothing() -> None:
     ("call", "told"),
     [
         (lambda folder: Keyring(folder).destroy(ABSENT), f"No private key {ABSENT} is here."),
+        (
+            lambda folder: Keyring(folder).unwrap(ABSENT, b"", b""),
+            f"No private key {ABSENT} is here.",
+        ),
+        (
+            lambda folder: LocalKeyManager(folder).unwrap(ABSENT, b"", b""),
+            f"No key-encrypting key {ABSENT} is here.",
+        ),
         (lambda folder: Keyring(folder).withdraw(ABSENT), f"No public key {ABSENT} is here."),
         (
             lambda folder: LocalKeyManager(folder).destroy(ABSENT),
             f"No key-encrypting key {ABSENT} is here.",
         ),
     ],
-    ids=["destroy", "withdraw", "destroy kek"],
+    ids=["destroy", "unwrap", "unwrap kek", "withdraw", "destroy kek"],
 )
 def test_a_key_that_is_not_here_is_told_by_id(
     tmp_path: Path, call: Callable[[Path], object], told: str
@@ -144,6 +153,20 @@ def test_certificates_are_taken_back_one_after_the_other(tmp_path: Path) -> None
     serials = {key.owner: int(key.id, 16) for key in found if key.kind == "sender"}
     assert set(serials) == {"one", "two"}
     assert found == describe_keys(tmp_path)
+    assert {key.kind for key in found} >= {"ca", "gateway", "sender", "worker", "result", "kek"}
+    now = datetime.now(UTC)
+    for key in found:
+        assert key.path.is_file(), key.kind
+        assert key.id, key.kind
+        assert abs(key.created_at - now) < timedelta(minutes=10), key.kind
+        lasts = key.expires_at is not None
+        assert lasts == (key.kind in {"ca", "gateway", "sender"}), key.kind
+        assert key.expires_at is None or key.expires_at - now > timedelta(days=390), key.kind
+    tls = KeyDirectory(tmp_path).sender_tls("one")
+    assert (tls.authority, tls.private_key) == (
+        tmp_path / "ca.pem",
+        tls.certificate.with_suffix(".key"),
+    )
     taken: list[set[int]] = []
     for tenant in ("one", "two"):
         path = revoke_certificate(tmp_path, serials[tenant])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -49,29 +50,31 @@ def lasts(certificate: x509.Certificate) -> timedelta:
 
 
 def test_the_authority_may_sign_leaf_certificates_and_lists_and_nothing_else() -> None:
-    basic = ISSUER.extensions.get_extension_for_class(x509.BasicConstraints)
+    authority = make_authority()
+    made = parse_certificate(authority.certificate)
+    basic = made.extensions.get_extension_for_class(x509.BasicConstraints)
     assert basic.critical
     assert (basic.value.ca, basic.value.path_length) == (True, 0)
-    assert usages(ISSUER) == {"key_cert_sign", "crl_sign"}
-    assert common_name(ISSUER) == "Hounsfield local CA"
-    assert ISSUER.issuer == ISSUER.subject
-    ISSUER.verify_directly_issued_by(ISSUER)
-    assert lasts(ISSUER) == timedelta(days=3650, minutes=5)
+    assert usages(made) == {"key_cert_sign", "crl_sign"}
+    assert common_name(made) == "Hounsfield local CA"
+    assert made.issuer == made.subject
+    made.verify_directly_issued_by(made)
+    assert lasts(made) == timedelta(days=3650, minutes=5)
     with pytest.raises(x509.ExtensionNotFound):
-        ISSUER.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        made.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
 
 
 @pytest.mark.parametrize(
-    ("credential", "name", "purpose", "names"),
+    ("issue", "name", "purpose", "names"),
     [
         (
-            issue_gateway(AUTHORITY, ["gw.example", "10.0.0.9", "localhost"]),
+            lambda: issue_gateway(AUTHORITY, ["gw.example", "10.0.0.9", "localhost"]),
             "Hounsfield gateway",
             ExtendedKeyUsageOID.SERVER_AUTH,
             {"localhost", "127.0.0.1", "::1", "gw.example", "10.0.0.9"},
         ),
         (
-            issue_sender(AUTHORITY, "radiology"),
+            lambda: issue_sender(AUTHORITY, "radiology"),
             "Hounsfield sender",
             ExtendedKeyUsageOID.CLIENT_AUTH,
             {"urn:hounsfield:tenant:radiology"},
@@ -80,8 +83,12 @@ def test_the_authority_may_sign_leaf_certificates_and_lists_and_nothing_else() -
     ids=["gateway", "sender"],
 )
 def test_a_leaf_is_for_one_purpose(
-    credential: Credential, name: str, purpose: x509.ObjectIdentifier, names: set[str]
+    issue: Callable[[], Credential],
+    name: str,
+    purpose: x509.ObjectIdentifier,
+    names: set[str],
 ) -> None:
+    credential = issue()
     leaf = parse_certificate(credential.certificate)
     leaf.verify_directly_issued_by(ISSUER)
     assert common_name(leaf) == name

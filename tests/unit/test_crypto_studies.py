@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from client.crypto.studies import (
     seal_study,
 )
 from client.errors import NotFound, RefusalCode, Rejected, Transient
+from client.jobs import Priority
 from client.proto import ingest_pb2
 
 pytestmark = pytest.mark.unit
@@ -187,7 +189,40 @@ async def test_priority_may_be_raised_on_the_way(study: SealedStudy, worker: Key
     assert got == BUNDLE
 
 
+def test_a_header_says_what_was_asked_for_and_nothing_else(
+    worker: Keyring, sender: Keyring
+) -> None:
+    def header(**asked: Any) -> ingest_pb2.StudyHeader:
+        return seal_study(
+            lambda: [BUNDLE],
+            Digest.of([BUNDLE]),
+            tenant="radiology",
+            upload_id=UPLOAD,
+            recipient=worker.newest(),
+            result_key=sender.newest(),
+            **asked,
+        ).header
+
+    plain = header()
+    assert (plain.model, plain.patient_pseudonym, plain.sealed_label) == ("", "", b"")
+    assert plain.process_again is False
+    assert plain.priority == ingest_pb2.PRIORITY_ROUTINE
+    full = header(
+        model="brain_mr",
+        priority=Priority.STAT,
+        patient_pseudonym="a" * 64,
+        sealed_label=b"label",
+        process_again=True,
+    )
+    assert (full.model, full.patient_pseudonym) == ("brain_mr", "a" * 64)
+    assert (full.sealed_label, full.process_again) == (b"label", True)
+    assert full.priority == ingest_pb2.PRIORITY_STAT
+
+
 async def test_memory_is_given_only_up_to_the_limit(study: SealedStudy, worker: Keyring) -> None:
+    most = study.header.plaintext_bytes
+    whole = await open_study(study.header, stream(study.chunks()), worker, max_bytes=most)
+    assert whole == BUNDLE
     with pytest.raises(Rejected, match="TOO_LARGE"):
         await open_study(
             study.header, stream(study.chunks()), worker, max_bytes=study.header.plaintext_bytes - 1
