@@ -69,7 +69,9 @@ class Settings:
     lease_s: float = _setting(
         30.0, "Seconds without a heartbeat after which a job is taken over.", minimum=1
     )
-    max_attempts: int = _setting(3, "Tries before a job is dead and waits for a person.", minimum=1)
+    max_attempts: int = _setting(
+        10, "Tries before a job is dead and waits for a person.", minimum=1
+    )
     read_timeout_s: float = _setting(
         120.0, "Seconds the isolated reader or writer of one study may take.", minimum=1
     )

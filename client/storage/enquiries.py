@@ -38,7 +38,7 @@ class Enquiries:
         url: str,
         audit_key: bytes,
         *,
-        max_attempts: int = 3,
+        max_attempts: int = 10,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._key = AuditKey(audit_key)

@@ -71,7 +71,7 @@ class Ledger(Enquiries):
         url: str,
         audit_key: bytes,
         *,
-        max_attempts: int = 3,
+        max_attempts: int = 10,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__(url, audit_key, max_attempts=max_attempts, clock=clock)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import uuid
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from client.errors import ConfigurationError, Conflict, NotFound
 from client.storage.transfer import MeasuredStream, translated
 
 __all__ = (
+    "CHECKS",
     "ObjectStore",
     "StoredEntry",
     "StoredObject",
@@ -34,6 +36,9 @@ _PART_BYTES = 5 * 1024 * 1024
 _PARTS_AT_ONCE = 1
 """On the way to the store, of one object, while the next one fills: 10 MiB for each upload."""
 _READ_BYTES = 512 * 1024
+CHECKS = "checks"
+"""Folder of what ``check`` writes."""
+_CHECK_BYTES = 1024 * 1024
 _KEY = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9-]*)*")
 
 
@@ -164,6 +169,21 @@ class ObjectStore:
             async for page in obstore.list(self._store, prefix=prefix, chunk_size=500):
                 for entry in page:
                     yield StoredEntry(entry["path"], entry["size"], entry["last_modified"])
+
+    async def check(self) -> None:
+        """Write and delete an object; what is left of it after a kill is swept.
+
+        Raises:
+            Transient: The store is away or full.
+            ConfigurationError: The store refuses our credentials.
+        """
+
+        async def content() -> AsyncIterator[bytes]:
+            yield bytes(_CHECK_BYTES)
+
+        key = f"{CHECKS}/{uuid.uuid4()}"
+        await self.put(key, content())
+        await self.delete(key)
 
     async def sweep_partial(self, older_than_s: float) -> int:
         """Remove what interrupted uploads left, where that is ours to do; return how many.

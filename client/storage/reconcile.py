@@ -22,7 +22,7 @@ from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue
 from client.jobs import Job, JobState
 from client.storage.ledger import RECONCILER, Ledger
-from client.storage.objects import ObjectStore, StoredEntry, job_id_of
+from client.storage.objects import CHECKS, ObjectStore, StoredEntry, job_id_of
 from client.storage.records import Claimable
 from client.storage.retention import RetentionRules, apply_retention
 
@@ -130,7 +130,7 @@ class Reconciler:
         swept = await apply_retention(self._settings.retention, self._ledger, self._store, now)
         swept += await self._store.sweep_partial(self._settings.orphan_age_s)
         before = now - timedelta(seconds=self._settings.orphan_age_s)
-        for prefix in ("studies", "results"):
+        for prefix in ("studies", "results", CHECKS):
             page: list[StoredEntry] = []
             async for entry in self._store.list(prefix):
                 if entry.modified_at < before:

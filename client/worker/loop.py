@@ -42,6 +42,7 @@ __all__ = ("Pipeline", "WorkerLoop", "WorkerSettings")
 _LOG = logging.getLogger(__name__)
 _TAKE_WAIT_S = 1.0
 _AWAY_PAUSE_S = 1.0
+_CHECK_TIMEOUT_S = 10.0
 _CHANCE = random.SystemRandom()
 
 
@@ -50,6 +51,10 @@ class Pipeline(Protocol):
 
     async def process(self, job: Job, progress: Progress) -> JobResult:
         """See ``StudyPipeline.process``."""
+        ...
+
+    async def check(self) -> None:
+        """See ``StudyPipeline.check``."""
         ...
 
 
@@ -97,6 +102,7 @@ class WorkerLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = Turns()
         self._next_reclaim = 0.0
+        self._doubtful = False  # whether a study failed because a part of the system was away
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then finish or give back what is in work."""
@@ -146,12 +152,26 @@ class WorkerLoop:
         return entry
 
     async def _taken(self, take: Callable[[], Awaitable[QueueEntry | None]]) -> QueueEntry | None:
+        """Take an entry, once everything that a study needs is there.
+
+        Else an outage would use up the tries of one study after the other.
+        """
         try:
+            if self._doubtful:
+                await self._check_pipeline()
             return await take()
         except Transient as error:
-            _LOG.warning("the queue is away: %s", error)
+            _LOG.warning("no work is taken: %s", error)
             await asyncio.sleep(_AWAY_PAUSE_S)
             return None
+
+    async def _check_pipeline(self) -> None:
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                await self._pipeline.check()
+        except TimeoutError as error:
+            raise Transient("A part of the system does not answer.") from error
+        self._doubtful = False
 
     async def _abandoned(self) -> QueueEntry | None:
         """Now and then take over what a worker that died had in hand."""
@@ -247,6 +267,7 @@ class WorkerLoop:
                 raise  # we are being stopped; the write may have been done, so nothing is deleted
             outcome = "lost"
         except Transient as error:
+            self._doubtful = True
             outcome = await self._retry(job, str(error))
         except Exception as error:
             outcome = await self._retry(job, f"Internal error: {place_of(error)}.")

@@ -120,6 +120,18 @@ class StudyPipeline:
         with progress.stage_of("store"):
             return await self._store_result(job, header, files)
 
+    async def check(self) -> None:
+        """Return when everything that a study needs answers.
+
+        Raises:
+            Transient: A part of the system is away, or the store cannot write.
+            ConfigurationError: As for ``Segmenter.identity`` and ``ObjectStore.check``.
+        """
+        for segmenter in self._segmenters.values():
+            await segmenter.identity()
+        await self._vault.ping()
+        await self._store.check()
+
     def _modalities(self) -> frozenset[str]:
         specs = (segmenter.spec for segmenter in self._segmenters.values())
         return frozenset(modality for spec in specs for modality in spec.route.modalities)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -188,8 +189,15 @@ async def test_a_full_disk_is_told_and_healed_by_space(small_disk: Path, pieces:
     for number in range(3):
         with pytest.raises(Transient, match="try again"):
             await store.put(f"studies/full{number}", stream(*[os.urandom(MIB)] * (pieces + 1)))
+    with small_disk.joinpath("rest").open("wb", buffering=0) as rest, contextlib.suppress(OSError):
+        while rest.write(bytes(4096)):
+            pass
+    with pytest.raises(Transient, match="try again"):
+        await store.check()
     assert [(e.key, e.length) async for e in store.list("")] == [("studies/before", MIB)]
+    small_disk.joinpath("rest").unlink()
     ballast.unlink()
+    await store.check()
     again = await store.put("studies/after", stream(*[bytes(MIB)] * pieces))
     assert await store.sweep_partial(0) == 0
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}

@@ -114,6 +114,12 @@ async def test_delete_is_idempotent_and_list_knows_sizes(store: ObjectStore) -> 
     assert await keys(store) == {"results/b"}
 
 
+async def test_a_check_leaves_nothing_behind(store: ObjectStore) -> None:
+    await store.put("studies/a", stream(b"12345"))
+    await store.check()
+    assert await keys(store) == {"studies/a"}
+
+
 @pytest.mark.parametrize("key", ["", "../a", "/a", "a//b", "a/../b", "a/", "A", "a b", "a#1", "ä"])
 async def test_a_key_is_never_a_path(store: ObjectStore, key: str) -> None:
     with pytest.raises(ConfigurationError):

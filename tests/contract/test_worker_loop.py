@@ -61,11 +61,18 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def worker(
-        self, behaviour: Behaviour, places: int = 2, lease_s: float = 5.0
+        self,
+        behaviour: Behaviour,
+        places: int = 2,
+        lease_s: float = 5.0,
+        check: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[asyncio.Event]:
         class Pipeline:
             async def process(self, job: Job, progress: Progress) -> JobResult:
                 return await behaviour(job, progress)
+
+            async def check(self) -> None:
+                check()
 
         stop = asyncio.Event()
         settings = WorkerSettings(f"w-{uuid.uuid4()}", places, lease_s, drain_s=0.2)
@@ -284,3 +291,39 @@ async def test_routine_is_not_starved(site: Site) -> None:
         await site.ended(routine, *stat)
     # The place for STAT alone goes on meanwhile, about as fast as the other.
     assert STAT_IN_A_ROW <= site.started.index(routine) < len(stat)
+
+
+async def test_an_outage_does_not_use_up_tries(site: Site) -> None:
+    """What fails is tried again; what waits is not taken until everything is there."""
+    checks = 0
+    away = True
+
+    async def process(job: Job, progress: Progress) -> JobResult:
+        if away:
+            raise Transient("Triton is away (as the test wants it)")
+        return await site.process(job, progress)
+
+    def check() -> None:
+        nonlocal checks, away
+        checks += 1
+        away = checks < 3
+        if away:
+            raise Transient("Triton is still away (as the test wants it)")
+
+    jobs = [await site.submit() for _ in range(12)]
+    async with site.worker(process, places=1, check=check):
+        others = await site.ended(*jobs[1:])
+    assert {job.state for job in others} == {JobState.DONE}
+    # One study for each of the worker's places was in work when it went away.
+    assert sum(job.attempt > 1 for job in others) <= 2
+    assert checks == 3
+
+
+async def test_without_trouble_nothing_is_checked(site: Site) -> None:
+    def check() -> None:
+        raise AssertionError("not asked for")
+
+    job_id = await site.submit()
+    async with site.worker(site.process, check=check):
+        (job,) = await site.ended(job_id)
+    assert job.state is JobState.DONE

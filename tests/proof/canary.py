@@ -104,7 +104,7 @@ def run(home: Path, repository: Path, count: int, seed: int) -> Findings:
     _allow_core_dumps()
     began, began_at = time.monotonic(), time.time()
     with running_stack(
-        home, model_repository=str(repository), lease_s=3.0, reconcile_s=1.0, max_attempts=10
+        home, model_repository=str(repository), lease_s=3.0, reconcile_s=1.0
     ) as stack:
         asyncio.run(_drive(stack, studies, odd, findings))
         _look_into_shared_memory(searcher, findings)
