@@ -31,9 +31,12 @@ def show(
     limit: Annotated[int, typer.Option(help="At most so many, the oldest first.", min=1)] = 100,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the tenant's entries; needs a token with the role auditor."""
+    """Show the tenant's entries; needs a token with the role auditor.
+
+    The table is abridged; --json and `audit export` tell everything.
+    """
     rows = [_row(event) for event in _events(load_settings(), after, limit)]
-    Output(as_json).rows("Audit trail", rows)
+    Output(as_json).rows("Audit trail", rows if as_json else [_short(row) for row in rows])
 
 
 @app.command("export")
@@ -133,6 +136,18 @@ def _noted(text: str) -> tuple[str, int, str]:
             f"Expected TENANT:NUMBER:HASH with 64 hexadecimal digits, got {text!r}."
         )
     return tenant, int(number), entry_hash
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "number": row["number"],
+        "at": row["at"],
+        "who": " ".join(filter(None, (row["actor"][:24], row["role"]))),
+        "what": " ".join(filter(None, (row["action"], row["outcome"], row["code"]))),
+        "job": " ".join(filter(None, (row["job"][:8], row["state"]))),
+        "detail": row["detail"],
+        "hash": row["hash"][:8],
+    }
 
 
 def _row(event: AuditEvent) -> dict[str, Any]:

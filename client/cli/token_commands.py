@@ -12,6 +12,7 @@ import typer
 from client.access.principal import Role
 from client.cli.console import Output
 from client.crypto.keydirectory import KeyDirectory, describe_keys, revoke_certificate
+from client.crypto.privatefiles import write_private
 from client.errors import ConfigurationError
 from client.settings import load_settings
 
@@ -42,8 +43,11 @@ def token(
         _Earlier | None,
         typer.Option(help="Sign with a new key first: tokens of earlier keys stay valid, or end."),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file for HOUNSFIELD_TOKEN_FILE, its owner's alone.")
+    ] = None,
 ) -> None:
-    """Issue a bearer token with this machine's own issuer and print it; it is kept nowhere.
+    """Issue a bearer token with this machine's own issuer: printed, or written to a private file.
 
     It counts only together with a certificate of the same tenant. It cannot be called back alone:
     `--new-key end` ends every token issued before.
@@ -56,7 +60,12 @@ def token(
     earlier = issuer.key_ids()
     if new_key is not None:
         issuer.new_key()
-    typer.echo(issuer.issue(tenant or settings.tenant, name, frozenset(role), _seconds(life)))
+    issued = issuer.issue(tenant or settings.tenant, name, frozenset(role), _seconds(life))
+    if out is None:
+        typer.echo(issued)
+    else:
+        write_private(out, f"{issued}\n".encode())
+        Output(False).say(f"Use it:  export HOUNSFIELD_TOKEN_FILE={out.absolute()}")
     for kid in earlier if new_key is _Earlier.END else ():
         issuer.retire(kid)
 

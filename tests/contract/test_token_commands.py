@@ -12,6 +12,7 @@ from client.access.identity import Authenticator
 from client.access.principal import TOKEN_KEY, Role
 from client.cli.main import app
 from client.crypto.keydirectory import KeyDirectory
+from client.crypto.privatefiles import read_private
 from client.errors import AccessDenied, ConfigurationError, Unauthenticated
 from tests.gateways import access_settings
 
@@ -41,6 +42,14 @@ async def test_a_token_says_who_and_for_how_long(keys: KeyDirectory) -> None:
     for life in ("2d", "90", "0h", "-1h", "1 h", "1w"):
         with pytest.raises(ConfigurationError):
             run("token", "--role", "sender", "--name", "x", "--for", life)
+
+
+def test_a_token_in_a_file_is_its_owners_alone(keys: KeyDirectory, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    said = run("token", "--role", "auditor", "--name", "x", "--out", str(path))
+    assert "HOUNSFIELD_TOKEN_FILE" in said
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_private(path).strip() not in said.encode()
 
 
 async def test_a_new_key_ends_earlier_tokens_or_keeps_them(keys: KeyDirectory) -> None:
