@@ -23,13 +23,13 @@ from client.jobqueue.base import JobQueue
 from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult
 from client.limits import BundleLimits, ServiceLimits, TransportLimits
-from client.storage.headers import open_rewrapped, open_study_header, seal_result_header
-from client.storage.ledger import Ledger
-from client.storage.localobjects import LocalObjectStore
-from client.storage.objects import ObjectStore, result_key
-from client.storage.records import JobResult
-from client.storage.vault import Vault
+from client.objectstore.localobjects import LocalObjectStore
+from client.objectstore.objects import ObjectStore, result_key
+from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
+from client.vault.vault import Vault
 
 __all__ = ("TENANT", "GatewayUnderTest", "access_settings", "running_gateway")
 

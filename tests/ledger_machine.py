@@ -15,8 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 
 from client.errors import Conflict, LeaseLost, RefusalCode, WrongState
 from client.jobs import TERMINAL_STATES, TRANSITIONS, Actor, Job, JobState
-from client.storage.ledger import Ledger
-from client.storage.records import NewJob
+from client.ledger.ledger import Ledger
+from client.ledger.records import NewJob
 from tests.ledgers import AUDIT_KEY, Clock, new_job, result_of
 
 __all__ = ("LedgerMachine",)

@@ -12,9 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from client.jobs import Job, Priority
-from client.storage.ledger import Ledger
-from client.storage.objects import StoredObject
-from client.storage.records import JobResult, NewJob
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult, NewJob
+from client.objectstore.objects import StoredObject
 
 __all__ = (
     "AUDIT_KEY",

@@ -14,10 +14,10 @@ import psutil
 from client.cli.sending import connect
 from client.crypto.keydirectory import KeyDirectory
 from client.ingest.sender import IngestClient
+from client.ledger.ledger import Ledger
 from client.settings import Settings
 from client.stack import control
 from client.stack.scratch import scratch_stack
-from client.storage.ledger import Ledger
 
 __all__ = ("LocalStack", "running_stack")
 

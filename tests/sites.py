@@ -10,14 +10,14 @@ from typing import Any
 
 from sqlalchemy import select
 
+from client.backup.snapshot import LEDGER_TABLES
 from client.errors import RefusalCode
 from client.jobs import Actor, Job, JobState
-from client.storage.database import open_database
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, result_key, study_key
-from client.storage.records import JobResult
-from client.storage.snapshot import LEDGER_TABLES
-from client.storage.vault import Vault
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult
+from client.objectstore.objects import ObjectStore, result_key, study_key
+from client.sql.database import open_database
+from client.vault.vault import Vault
 from tests.ledgers import LEASE_S, new_job
 
 __all__ = ("OPERATOR", "Site", "ledger_rows")

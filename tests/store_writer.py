@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from client.storage.localobjects import LocalObjectStore
+from client.objectstore.localobjects import LocalObjectStore
 
 __all__ = ("main",)
 

@@ -76,7 +76,7 @@ def verify(
     a whole.
     """
     from client.crypto.keydirectory import KeyDirectory
-    from client.storage.ledger import Ledger
+    from client.ledger.ledger import Ledger
 
     settings = load_settings()
     noted = [_noted(text) for text in expect or ()]

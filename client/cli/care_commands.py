@@ -15,8 +15,8 @@ from client.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from client.storage.objects import ObjectStore
-    from client.storage.verification import ChainReport
+    from client.ledger.verification import ChainReport
+    from client.objectstore.objects import ObjectStore
 
 __all__ = ("backup", "restore", "verify")
 
@@ -45,13 +45,13 @@ def backup(
     A run that is stopped leaves the former backup in DEST as it was.
     """
     from client.audittrail import AuditEntry
+    from client.backup.backup import BackupReport, back_up
+    from client.backup.keybackup import back_up_keys
+    from client.backup.snapshot import LedgerRows
     from client.jobs import Actor
-    from client.storage.audit import SYSTEM_TENANT
-    from client.storage.backup import BackupReport, back_up
-    from client.storage.keybackup import back_up_keys
-    from client.storage.ledger import Ledger
-    from client.storage.snapshot import LedgerRows
-    from client.storage.stores import open_store
+    from client.ledger.audit import SYSTEM_TENANT
+    from client.ledger.ledger import Ledger
+    from client.objectstore.stores import open_store
 
     settings = load_settings()
     _refuse_together(destination, keys)
@@ -101,9 +101,9 @@ def restore(
     may be set: a backup of SQLite restores into PostgreSQL and back. Keys of patients that the
     ledger calls erased are not brought back.
     """
-    from client.storage.keybackup import restore_keys
-    from client.storage.restoring import RestoreReport, restore
-    from client.storage.stores import open_store
+    from client.backup.keybackup import restore_keys
+    from client.backup.restoring import RestoreReport, restore
+    from client.objectstore.stores import open_store
 
     settings = load_settings()
 
@@ -162,9 +162,9 @@ def verify(
 
 
 async def _verify_system() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from client.storage.checking import check_ledger_objects
-    from client.storage.ledger import Ledger
-    from client.storage.stores import open_store
+    from client.backup.checking import check_ledger_objects
+    from client.ledger.ledger import Ledger
+    from client.objectstore.stores import open_store
 
     settings = load_settings()
     audit_key = KeyDirectory(Path(settings.keys)).audit_key()
@@ -177,7 +177,7 @@ async def _verify_system() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 async def _verify_backup(place: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    from client.storage.restoring import check_backup, check_chains
+    from client.backup.restoring import check_backup, check_chains
 
     source = _saved_at(place)
     checked = await check_backup(source)
@@ -196,7 +196,7 @@ async def _verify_backup(place: str) -> tuple[dict[str, Any], list[dict[str, Any
 
 
 async def _erased_since(place: str) -> list[dict[str, Any]]:
-    from client.storage.keybackup import erased_since
+    from client.backup.keybackup import erased_since
 
     what = "the patient was erased since: make a new backup of the vault and destroy this one"
     return [
@@ -227,7 +227,7 @@ def _saved_at(text: str) -> ObjectStore:
 
 
 def _place(text: str) -> ObjectStore:
-    from client.storage.stores import open_store
+    from client.objectstore.stores import open_store
 
     return open_store(text if "://" in text else Path(text).expanduser().absolute().as_uri())
 

@@ -22,7 +22,7 @@ from client.jobs import Actor
 from client.settings import load_settings
 
 if TYPE_CHECKING:
-    from client.storage.rotation import KeyKeeper, Rotation
+    from client.vault.rotation import KeyKeeper, Rotation
 
 __all__ = ("app",)
 
@@ -105,9 +105,9 @@ def _kept(work: Callable[[KeyKeeper], Coroutine[Any, Any, T]]) -> T:
     """Run something with ledger, vault and keys at hand."""
     from client.crypto.keyring import Keyring
     from client.crypto.kms import LocalKeyManager, open_key_manager
-    from client.storage.ledger import Ledger
-    from client.storage.rotation import KeyKeeper
-    from client.storage.vault import Vault
+    from client.ledger.ledger import Ledger
+    from client.vault.rotation import KeyKeeper
+    from client.vault.vault import Vault
 
     settings = load_settings()
     keys = KeyDirectory(Path(settings.keys))

@@ -17,10 +17,10 @@ from client.audittrail import AuditEvent
 from client.errors import NotFound, RefusalCode, Rejected
 from client.faultpoints import Step, reach
 from client.jobs import Actor, Job
-from client.storage.headers import unreadable
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore
-from client.storage.vault import Vault
+from client.ledger.ledger import Ledger
+from client.objectstore.objects import ObjectStore
+from client.vault.headers import unreadable
+from client.vault.vault import Vault
 
 __all__ = ("Subject", "erase_subject")
 

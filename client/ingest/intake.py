@@ -35,13 +35,13 @@ from client.ingest.erasure import Subject
 from client.ingest.messages import check, priority_of
 from client.jobqueue.base import JobQueue
 from client.jobs import Actor, Job
+from client.ledger.ledger import Ledger
+from client.ledger.records import NewJob
 from client.limits import ServiceLimits
+from client.objectstore.objects import ObjectStore, StoredObject, study_key
 from client.proto import ingest_pb2
-from client.storage.headers import seal_study_header
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, StoredObject, study_key
-from client.storage.records import NewJob
-from client.storage.vault import Vault
+from client.vault.headers import seal_study_header
+from client.vault.vault import Vault
 
 __all__ = ("Behind", "Intake", "Requests")
 

@@ -27,8 +27,8 @@ from client.errors import AccessDenied, Busy, ClientError, NotFound, Rejected, T
 from client.ingest.messages import Undecodable, check
 from client.ingest.statuses import status_of
 from client.jobs import Actor
+from client.ledger.audit import SYSTEM_TENANT
 from client.limits import ServiceLimits
-from client.storage.audit import SYSTEM_TENANT
 
 __all__ = ("AuditTrail", "IngestInterceptor")
 

@@ -19,13 +19,13 @@ from client.discretion import be_discreet
 from client.ingest.gateway import GatewaySettings, serve
 from client.ingest.intake import Behind
 from client.jobqueue.streams import StreamsQueue
+from client.ledger.ledger import Ledger
 from client.limits import ServiceLimits
+from client.objectstore.stores import open_store
 from client.settings import Settings, load_settings
-from client.storage.ledger import Ledger
-from client.storage.reconcile import Reconciler, ReconcilerSettings
-from client.storage.retention import RetentionRules
-from client.storage.stores import open_store
-from client.storage.vault import Vault
+from client.upkeep.reconcile import Reconciler, ReconcilerSettings
+from client.upkeep.retention import RetentionRules
+from client.vault.vault import Vault
 
 __all__ = ("main", "run_gateway")
 

@@ -16,7 +16,7 @@ from client.ingest.messages import state_of, timestamp, to_event, to_status
 from client.jobs import Job
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
-from client.storage.headers import open_result_header, sealed_labels
+from client.vault.headers import open_result_header, sealed_labels
 
 __all__ = ("IngestService",)
 

@@ -31,9 +31,9 @@ from client.errors import (
 from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue, QueueEntry
 from client.jobs import Job, Priority
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore
-from client.storage.records import JobResult
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult
+from client.objectstore.objects import ObjectStore
 from client.worker.pacing import Turns, retry_delay_s
 from client.worker.progress import Progress
 

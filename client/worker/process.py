@@ -20,12 +20,12 @@ from client.crypto.kms import open_key_manager
 from client.discretion import be_discreet
 from client.errors import ConfigurationError
 from client.jobqueue.streams import StreamsQueue
+from client.ledger.ledger import Ledger
 from client.limits import BundleLimits, ReadLimits, StudyLimits
+from client.objectstore.stores import open_store
 from client.settings import Settings, load_settings
-from client.storage.ledger import Ledger
-from client.storage.stores import open_store
-from client.storage.vault import Vault
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
+from client.vault.vault import Vault
 from client.worker.isolation import Isolation, preload
 from client.worker.loop import WorkerLoop, WorkerSettings
 from client.worker.study import StudyPipeline

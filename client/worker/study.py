@@ -25,13 +25,13 @@ from client.errors import RefusalCode, Rejected
 from client.faultpoints import Step, reach
 from client.ingest.bundle import result_bundle
 from client.jobs import Job
+from client.ledger.records import JobResult
 from client.limits import StudyLimits
+from client.objectstore.objects import ObjectStore, result_key
 from client.proto.ingest_pb2 import StudyHeader
-from client.storage.headers import open_rewrapped, open_study_header, seal_result_header
-from client.storage.objects import ObjectStore, result_key
-from client.storage.records import JobResult
-from client.storage.vault import Vault
 from client.triton.inference import Segmenter
+from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
+from client.vault.vault import Vault
 from client.version import SOFTWARE_VERSION
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress

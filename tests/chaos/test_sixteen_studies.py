@@ -13,7 +13,7 @@ import pytest
 from client.dicom.readback import source_series_uid
 from client.ingest.sender import IngestClient
 from client.jobs import Job, JobState, Priority
-from client.storage.stores import open_store
+from client.objectstore.stores import open_store
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, numbered_volume
 from tests.local_stack import LocalStack, running_stack
 

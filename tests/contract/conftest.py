@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from client.storage.ledger import Ledger
+from client.ledger.ledger import Ledger
 from tests.ledgers import AUDIT_KEY, Clock
 from tests.postgres import postgres_url
 

@@ -16,9 +16,9 @@ import pytest_asyncio
 from client.access.principal import Role
 from client.access.rules import RULES
 from client.errors import Transient
+from client.ledger.audit import SYSTEM_TENANT
 from client.limits import AccessLimits, ServiceLimits
 from client.proto import ingest_pb2
-from client.storage.audit import SYSTEM_TENANT
 from tests.access_matrix import (
     OTHER,
     REQUESTS,

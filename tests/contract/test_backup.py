@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from client.backup.backup import back_up
+from client.backup.checking import check_ledger_objects
+from client.backup.generations import Manifest, newest_manifest
+from client.backup.keybackup import back_up_keys, erased_since, restore_keys
+from client.backup.restoring import check_backup, check_chains, restore
+from client.backup.rowfiles import decode_row, encode_row
+from client.backup.snapshot import LedgerRows
 from client.crypto.kms import LocalKeyManager
 from client.errors import ConfigurationError, Erased, NotFound, Transient
 from client.jobs import Job
-from client.storage.backup import back_up
-from client.storage.checking import check_ledger_objects
-from client.storage.generations import Manifest, newest_manifest
-from client.storage.keybackup import back_up_keys, erased_since, restore_keys
-from client.storage.ledger import Ledger
-from client.storage.localobjects import LocalObjectStore
-from client.storage.objects import ObjectStore
-from client.storage.restoring import check_backup, check_chains, restore
-from client.storage.rowfiles import decode_row, encode_row
-from client.storage.schema import jobs
-from client.storage.snapshot import LedgerRows
-from client.storage.stores import open_store
-from client.storage.vault import Vault
+from client.ledger.ledger import Ledger
+from client.ledger.schema import jobs
+from client.objectstore.localobjects import LocalObjectStore
+from client.objectstore.objects import ObjectStore
+from client.objectstore.stores import open_store
+from client.vault.vault import Vault
 from tests.ledgers import AUDIT_KEY
 from tests.sites import Site, ledger_rows
 

@@ -30,7 +30,7 @@ from client.crypto.certificates import issue_gateway, make_authority
 from client.crypto.cloudkms import CloudKeyManager
 from client.crypto.kms import KeyManager, LocalKeyManager, open_key_manager
 from client.errors import ConfigurationError, NotFound, Rejected, Transient
-from client.storage.vault import Vault
+from client.vault.vault import Vault
 
 pytestmark = pytest.mark.contract
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from client.errors import Erased, NotFound, RefusalCode, Rejected, Transient
 from client.ingest.erasure import Subject, erase_subject
 from client.jobs import Actor, Job, JobState
-from client.storage.headers import open_study_header
+from client.vault.headers import open_study_header
 from tests.access_matrix import Matrix, open_stub
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from client.backup.checking import check_ledger_objects
 from client.errors import Transient
 from client.ingest.sender import IngestClient
-from client.storage.checking import check_ledger_objects
 from tests.gateways import running_gateway
 
 pytestmark = pytest.mark.contract

@@ -33,7 +33,7 @@ from client.ingest.sender import IngestClient
 from client.jobs import Job, JobState, Priority
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2
-from client.storage.headers import open_study_header
+from client.vault.headers import open_study_header
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 
 pytestmark = pytest.mark.contract

@@ -13,10 +13,10 @@ import pytest
 from client.audittrail import AuditEntry, AuditEvent, Outcome
 from client.errors import Busy, ConfigurationError, RefusalCode, Rejected
 from client.jobs import Actor, JobState
-from client.storage import recorder
-from client.storage.audit import AuditKey
-from client.storage.ledger import Ledger
-from client.storage.verification import ChainReport
+from client.ledger import recorder
+from client.ledger.audit import AuditKey
+from client.ledger.ledger import Ledger
+from client.ledger.verification import ChainReport
 from tests.ledgers import AUDIT_KEY, LEASE_S, Clock, raw_sql, result_of, submitted
 
 pytestmark = pytest.mark.contract

@@ -14,7 +14,7 @@ import pytest
 
 from client.audittrail import AuditEntry
 from client.jobs import Actor, JobState
-from client.storage.ledger import Ledger
+from client.ledger.ledger import Ledger
 from tests.ledgers import AUDIT_KEY, LEASE_S, Clock, new_job, submitted
 
 pytestmark = pytest.mark.contract

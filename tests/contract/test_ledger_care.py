@@ -10,8 +10,8 @@ import pytest
 
 from client.errors import LeaseLost, NotFound, RefusalCode, WrongState
 from client.jobs import Actor, Job, JobState, Priority
-from client.storage.ledger import Ledger
-from client.storage.objects import StoredObject
+from client.ledger.ledger import Ledger
+from client.objectstore.objects import StoredObject
 from tests.ledgers import LEASE_S, Clock, history, new_job, result_of, submitted
 
 pytestmark = pytest.mark.contract

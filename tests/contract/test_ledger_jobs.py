@@ -18,8 +18,8 @@ from client.errors import (
     Transient,
 )
 from client.jobs import Job, JobState, Priority
-from client.storage.ledger import Ledger
-from client.storage.records import Backlog
+from client.ledger.ledger import Ledger
+from client.ledger.records import Backlog
 from tests.ledgers import AUDIT_KEY, LEASE_S, Clock, history, new_job, result_of, submitted
 
 pytestmark = pytest.mark.contract

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from client.errors import ConfigurationError
-from client.storage.ledger import Ledger
-from client.storage.schema import metadata
+from client.ledger.ledger import Ledger
+from client.ledger.schema import metadata
 from tests.ledgers import AUDIT_KEY, raw_sql, submitted
 
 pytestmark = pytest.mark.contract

@@ -16,11 +16,11 @@ from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.memory import MemoryQueue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job, JobState, Priority
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, result_key, study_key
-from client.storage.reconcile import Reconciler, ReconcilerSettings
-from client.storage.records import JobResult, NewJob
-from client.storage.stores import open_store
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult, NewJob
+from client.objectstore.objects import ObjectStore, result_key, study_key
+from client.objectstore.stores import open_store
+from client.upkeep.reconcile import Reconciler, ReconcilerSettings
 
 pytestmark = pytest.mark.contract
 

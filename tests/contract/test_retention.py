@@ -12,12 +12,12 @@ import pytest
 from client.errors import NotFound, RefusalCode, Transient, WrongState
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Actor, Job, JobState, Priority
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, result_key, study_key
-from client.storage.reconcile import Reconciler, ReconcilerSettings
-from client.storage.records import JobResult, NewJob
-from client.storage.retention import RetentionRules, apply_retention
-from client.storage.stores import open_store
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult, NewJob
+from client.objectstore.objects import ObjectStore, result_key, study_key
+from client.objectstore.stores import open_store
+from client.upkeep.reconcile import Reconciler, ReconcilerSettings
+from client.upkeep.retention import RetentionRules, apply_retention
 
 pytestmark = pytest.mark.contract
 

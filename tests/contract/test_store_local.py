@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import Transient
-from client.storage.localobjects import LocalObjectStore
+from client.objectstore.localobjects import LocalObjectStore
 
 pytestmark = pytest.mark.contract
 

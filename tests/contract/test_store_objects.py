@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from client.errors import ConfigurationError, Conflict, NotFound, Transient
-from client.storage.objects import ObjectStore, result_key, study_key
-from client.storage.stores import open_store
+from client.objectstore.objects import ObjectStore, result_key, study_key
+from client.objectstore.stores import open_store
 from tests.azurite import azure_environment, azurite
 from tests.seaweed import Seaweed, credentials, seaweed
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from client.errors import ConfigurationError, Transient
-from client.storage import stores
-from client.storage.objects import ObjectStore
-from client.storage.stores import open_store
+from client.objectstore import stores
+from client.objectstore.objects import ObjectStore
+from client.objectstore.stores import open_store
 from tests.seaweed import Seaweed, credentials, seaweed
 
 pytestmark = pytest.mark.contract
@@ -103,7 +103,7 @@ async def test_fifty_races_have_fifty_winners(server: Seaweed) -> None:
 def test_a_server_with_our_own_authority_is_reached_over_tls(server: Seaweed) -> None:
     # In a process of its own, as the trusted authorities are read once.
     code = (
-        "import asyncio, sys; from client.storage.stores import open_store\n"
+        "import asyncio, sys; from client.objectstore.stores import open_store\n"
         "async def chunks(): yield b'x'\n"
         "print(asyncio.run(open_store(sys.argv[1]).put(sys.argv[2], chunks())).length)"
     )

@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 
 from client.crypto.kms import LocalKeyManager, open_key_manager
 from client.errors import ConfigurationError, Erased, NotFound, RefusalCode, Rejected
-from client.storage.vault import Sealed, Vault
+from client.vault.vault import Sealed, Vault
 from tests.postgres import postgres_url
 
 pytestmark = pytest.mark.contract

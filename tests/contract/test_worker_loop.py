@@ -14,10 +14,10 @@ import pytest_asyncio
 from client.errors import Erased, LeaseLost, RefusalCode, Rejected, Transient
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job, JobState, Priority
-from client.storage.ledger import Ledger
-from client.storage.objects import ObjectStore, StoredObject, result_key
-from client.storage.records import JobResult, NewJob
-from client.storage.stores import open_store
+from client.ledger.ledger import Ledger
+from client.ledger.records import JobResult, NewJob
+from client.objectstore.objects import ObjectStore, StoredObject, result_key
+from client.objectstore.stores import open_store
 from client.worker.loop import WorkerLoop, WorkerSettings
 from client.worker.pacing import STAT_IN_A_ROW
 from client.worker.progress import Progress

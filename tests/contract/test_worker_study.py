@@ -22,16 +22,16 @@ from client.errors import Erased, RefusalCode, Rejected, Transient
 from client.ingest.bundle import read_bundle, study_bundle
 from client.jobs import Job, JobState, Priority
 from client.limits import BundleLimits, ReadLimits, StudyLimits
-from client.storage.headers import (
+from client.objectstore.objects import ObjectStore, study_key
+from client.objectstore.stores import open_store
+from client.triton.fake import FakeSegmenter
+from client.vault.headers import (
     open_result_header,
     open_study_header,
     seal_rewrapped,
     seal_study_header,
 )
-from client.storage.objects import ObjectStore, study_key
-from client.storage.stores import open_store
-from client.storage.vault import Vault
-from client.triton.fake import FakeSegmenter
+from client.vault.vault import Vault
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress
 from client.worker.study import StudyPipeline

@@ -15,9 +15,9 @@ from client.errors import ClientError
 from client.ingest.sender import IngestClient
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job, JobState
-from client.storage.ledger import Ledger
-from client.storage.reconcile import Reconciler, ReconcilerSettings
-from client.storage.stores import open_store
+from client.ledger.ledger import Ledger
+from client.objectstore.stores import open_store
+from client.upkeep.reconcile import Reconciler, ReconcilerSettings
 from tests.faults.journal import Journal, Upload
 from tests.faults.senders import check_result
 from tests.faults.stand import Stand

@@ -21,10 +21,10 @@ from client.errors import Conflict, Erased, NotFound, Rejected
 from client.ingest.bundle import study_bundle
 from client.ingest.sender import IngestClient
 from client.jobs import Actor, JobState
-from client.storage.audit import SYSTEM_TENANT
-from client.storage.headers import open_study_header
-from client.storage.ledger import Ledger
-from client.storage.rotation import KeyKeeper
+from client.ledger.audit import SYSTEM_TENANT
+from client.ledger.ledger import Ledger
+from client.vault.headers import open_study_header
+from client.vault.rotation import KeyKeeper
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 
 pytestmark = pytest.mark.integration

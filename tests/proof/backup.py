@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client.backup.restoring import check_backup
 from client.errors import ConfigurationError, NotFound
 from client.jobs import JobState
-from client.storage.localobjects import LocalObjectStore
-from client.storage.reconcile import Reconciler, ReconcilerSettings
-from client.storage.restoring import check_backup
+from client.objectstore.localobjects import LocalObjectStore
+from client.upkeep.reconcile import Reconciler, ReconcilerSettings
 from tests.gateways import GatewayUnderTest, running_gateway
 from tests.postgres import postgres_url
 from tests.proof.records import Check, Proof, write_proof

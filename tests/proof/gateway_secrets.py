@@ -30,12 +30,12 @@ from client.ingest.gateway import Gateway
 from client.ingest.intake import Behind
 from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
+from client.ledger.ledger import Ledger
+from client.objectstore.localobjects import LocalObjectStore
 from client.process import tied_command
 from client.settings import Settings
-from client.storage.headers import open_result_header, open_study_header
-from client.storage.ledger import Ledger
-from client.storage.localobjects import LocalObjectStore
-from client.storage.vault import Vault
+from client.vault.headers import open_result_header, open_study_header
+from client.vault.vault import Vault
 from tests.gateways import TENANT, GatewayUnderTest
 from tests.proof.fresh_keys import data_key_bytes
 from tests.proof.records import Check, Proof, write_proof

@@ -20,9 +20,9 @@ from client.crypto.keyring import Keyring
 from client.crypto.kms import LocalKeyManager, open_key_manager
 from client.errors import ClientError, NotFound
 from client.jobs import Actor
-from client.storage.headers import open_study_header
-from client.storage.rotation import KeyKeeper
-from client.storage.vault import Vault
+from client.vault.headers import open_study_header
+from client.vault.rotation import KeyKeeper
+from client.vault.vault import Vault
 from tests.gateways import GatewayUnderTest, running_gateway
 from tests.proof.records import Check, Proof, write_proof
 

@@ -30,7 +30,7 @@ from client.crypto.studies import (
 )
 from client.errors import NotFound, Rejected
 from client.jobs import Job
-from client.storage.headers import open_result_header, open_rewrapped, open_study_header
+from client.vault.headers import open_result_header, open_rewrapped, open_study_header
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
 from tests.proof.records import Check, Proof, write_proof
 from tests.proof.tamper_bench import MAX_BYTES, TamperBench, stream

@@ -1,0 +1,1 @@
+"""Saves a running system, brings it back, and reads every byte again."""

@@ -1,0 +1,75 @@
+"""What goes into the ledger and what comes out besides jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client.jobs import Job, JobState, Priority
+from client.objectstore.objects import StoredObject
+
+__all__ = ("Backlog", "Claimable", "JobPage", "JobResult", "NewJob")
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A study that has just been stored.
+
+    Attributes:
+        id: Fresh UUID, also part of the object's key.
+        content_sha256: Hash of the plaintext as the header claims it, hexadecimal: what makes two
+            uploads of one id the same.
+        stored: Where the ciphertext lies.
+        header: The ``StudyHeader``, sealed.
+        patient: The patient's pseudonym, "" for none.
+        subject_key_id: The key under which the header is sealed.
+        key_id: The worker's key that the study's own key is encrypted for.
+        content_key: Equal for studies whose results would be equal: while one of them is under
+            way or done, another is not entered. "" enters a job in any case.
+    """
+
+    id: str
+    tenant: str
+    upload_id: str
+    priority: Priority
+    model: str
+    content_sha256: str
+    stored: StoredObject
+    header: bytes
+    patient: str = ""
+    subject_key_id: str = ""
+    key_id: str = ""
+    content_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """An encrypted result that has just been stored, and its sealed ``ResultHeader``."""
+
+    stored: StoredObject
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """Some jobs, newest first; ``next_token`` is "" on the last page."""
+
+    jobs: tuple[Job, ...]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """What a queue needs to know of a job that a worker could take."""
+
+    id: str
+    priority: Priority
+    state: JobState
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Unfinished work: number of jobs, and bytes of their studies."""
+
+    jobs: int
+    bytes: int

@@ -1,0 +1,1 @@
+"""Opens SQL databases so that what was acknowledged is kept, and cancelled calls leave no trace."""

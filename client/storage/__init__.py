@@ -1,1 +1,0 @@
-"""What must never be lost: the objects, the ledger of jobs, and the reconciler between them."""

@@ -1,0 +1,1 @@
+"""A key for each patient, that can be destroyed; and the rotation of every key."""
