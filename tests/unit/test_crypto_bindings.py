@@ -21,6 +21,7 @@ from client.crypto.keydirectory import (
 from client.crypto.keyring import Keyring
 from client.crypto.kms import LocalKeyManager, open_key_manager
 from client.crypto.labels import StudyLabel
+from client.crypto.privatefiles import make_private_directory
 from client.errors import ConfigurationError, NotFound
 from client.proto import ingest_pb2
 
@@ -123,6 +124,26 @@ def test_a_key_that_is_not_here_is_told_by_id(
     with pytest.raises(NotFound) as caught:
         call(tmp_path)
     assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    "key_id", ["X" * 32, "A" * 32, "a" * 31, "a" * 33, "../" + "a" * 29, "", "g" + "a" * 31]
+)
+def test_an_id_that_no_key_can_have_is_told(tmp_path: Path, key_id: str) -> None:
+    for manager, kind in ((Keyring(tmp_path), "key"), (LocalKeyManager(tmp_path), "local key")):
+        with pytest.raises(NotFound) as caught:
+            manager.unwrap(key_id, b"", b"")
+        told = f"A {kind} id is 32 hexadecimal digits; no other key exists."
+        assert str(caught.value) == told
+
+
+def test_a_private_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    folder = make_private_directory(tmp_path / "a" / "b")
+    assert folder == tmp_path / "a" / "b"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o755)
+    make_private_directory(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_service_is_remembered_by_its_own_name(tmp_path: Path) -> None:
