@@ -192,6 +192,8 @@ def _try(package: str, due: Sequence[str], *, again: bool) -> dict[str, ModuleRe
         return records
     digests = {module: _sha256(module) for module in rated}
     folder = _prepare(package, rated)
+    if again:  # which test reaches which function is to be learnt anew
+        (folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     _mutmut(folder, "run", "--max-children", "2")
     doubtful = [name for module in rated for name in _named(folder, module, _DOUBTFUL)]
     if again and doubtful:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -234,12 +235,11 @@ def test_clients_are_made_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
     aws, gcp = ModuleType("awskms"), ModuleType("gcpkms")
     aws.AwsKmsClient, gcp.GcpKmsClient = Client, Client  # type: ignore[attr-defined]
-    import tink.integration
-
-    monkeypatch.setattr(tink.integration, "awskms", aws, raising=False)
-    monkeypatch.setitem(sys.modules, "tink.integration.awskms", aws)
-    monkeypatch.setattr(tink.integration, "gcpkms", gcp, raising=False)
-    monkeypatch.setitem(sys.modules, "tink.integration.gcpkms", gcp)
+    # The entry of sys.modules is what an import statement reads, whoever replaced it before.
+    integration = importlib.import_module("tink.integration")
+    for name, module in (("awskms", aws), ("gcpkms", gcp)):
+        monkeypatch.setattr(integration, name, module, raising=False)
+        monkeypatch.setitem(sys.modules, f"tink.integration.{name}", module)
     assert CloudKeyManager(AWS).wrap(b"s", b"c") == (AWS, b"s")
     assert CloudKeyManager(GCP).wrap(b"s", b"c") == (GCP, b"s")
     assert made == [(AWS, None), (AWS,), (GCP,), (GCP,)]
