@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,7 +18,18 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from client.process import tied_command
 from tests.fuzz.tally import Tally
+
+# Linux counts the memory of whoever starts a process as that process's own peak (getrusage(2)): a
+# small process in between keeps the fuzzing one's figure its own.
+_BETWEEN = (
+    "import os, subprocess, sys; "
+    "child = subprocess.Popen(sys.argv[2:]); "
+    "_, status, usage = os.wait4(child.pid, 0); "
+    "open(sys.argv[1], 'w').write(str(usage.ru_maxrss)); "
+    "sys.exit(os.waitstatus_to_exitcode(status) != 0)"
+)
 
 __all__ = ("MEMORY_MIB", "Campaign", "Progress")
 
@@ -114,16 +124,16 @@ class Campaign:
         began = time.monotonic()
         counts = self._folder / "counts"
         counts.unlink(missing_ok=True)
+        peak = self._folder / "peak"
+        between = (sys.executable, "-I", "-S", "-c", _BETWEEN, str(peak))
+        command = tied_command((*between, *self._command(counts, runs, left_s)))
         with (self._folder / "log").open("wb") as log:
-            child = subprocess.Popen(
-                self._command(counts, runs, left_s), stdout=log, stderr=log, cwd=_ROOT
-            )
-            _, status, usage = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
+            broke = subprocess.run(command, stdout=log, stderr=log, cwd=_ROOT, check=False)
         found = sorted(self._findings.glob(f"{self._number}-*"))
-        if not counts.exists() or (child.returncode and not found):
+        if not counts.exists() or (broke.returncode and not found):
             raise RuntimeError(f"The fuzzing process broke; see {self._folder / 'log'}.")
-        self._add(Tally(counts), found, usage.ru_maxrss // 1024, time.monotonic() - began)
+        rss_mib = int(peak.read_text()) // 1024
+        self._add(Tally(counts), found, rss_mib, time.monotonic() - began)
 
     def _command(self, counts: Path, runs: int, left_s: float) -> list[str]:
         mode = "guided" if self._guided else "plain"
