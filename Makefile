@@ -39,13 +39,14 @@ bench: $(VENV)/.server ## First numbers: raw engine, ensemble and the whole way,
 	@$(BIN)/python -m loadtest.bench --quick
 
 # Long runs on the real parts; each writes docs/proof/<name>.json, and the page is made of them.
-PROOFS := tamper access flood backup canary fuzz network mutation
+PROOFS := tamper fresh_keys gateway_secrets rotation access flood backup canary lifecycle fuzz mutation
 
-chaos: $(VENV)/.dev ## 500 studies under 200 kills and every fault point; writes docs/proof/chaos.json
+chaos: $(VENV)/.dev ## 500 studies, 200 kills, every fault point, spoilt lines; writes docs/proof/
 	@$(BIN)/python -m tests.proof.chaos
+	@$(BIN)/python -m tests.proof.network
 	@$(BIN)/python -m tests.proof.page
 
-proof: chaos ## Every other long proof: tampering, access, floods, backups, privacy, fuzzing, network, mutants
+proof: chaos ## Every other long proof: tampering, access, floods, backups, privacy, fuzzing, mutants
 	@for name in $(PROOFS); do $(BIN)/python -m tests.proof.$$name || exit 1; done
 	@$(BIN)/python -m tests.proof.page
 
