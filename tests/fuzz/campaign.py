@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from client.process import tied_command
 from tests.fuzz.tally import Tally
@@ -127,8 +129,15 @@ class Campaign:
         peak = self._folder / "peak"
         between = (sys.executable, "-I", "-S", "-c", _BETWEEN, str(peak))
         command = tied_command((*between, *self._command(counts, runs, left_s)))
-        with (self._folder / "log").open("wb") as log:
-            broke = subprocess.run(command, stdout=log, stderr=log, cwd=_ROOT, check=False)
+        # libFuzzer ends its process without cleaning up: what it leaves lies in a folder of ours.
+        with (
+            TemporaryDirectory(prefix="fuzz-") as scratch,
+            (self._folder / "log").open("wb") as log,
+        ):
+            settings = os.environ | {"TMPDIR": scratch}
+            broke = subprocess.run(
+                command, stdout=log, stderr=log, cwd=_ROOT, env=settings, check=False
+            )
         found = sorted(self._findings.glob(f"{self._number}-*"))
         if not counts.exists() or (broke.returncode and not found):
             raise RuntimeError(f"The fuzzing process broke; see {self._folder / 'log'}.")

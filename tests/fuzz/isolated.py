@@ -10,7 +10,7 @@ from random import Random
 from client.errors import Rejected
 from client.ingest.bundle import study_bundle
 from client.limits import BundleLimits, ReadLimits
-from client.worker.isolation import Isolation
+from client.worker.isolation import Isolation, preload
 from client.worker.stages import read_bundle_study
 from tests.fuzz.mutations import mutate_file
 from tests.fuzz.seeds import dicom_seeds
@@ -32,6 +32,8 @@ def mutated_files(count: int, seed: int) -> list[bytes]:
 
 def read_isolated(files: Iterable[bytes]) -> Counter[str]:
     """Read each file as a study; how often each code, or ``ACCEPTED``, was the answer."""
+
+    preload(["__main__", "client.worker.stages"])
 
     async def read_all() -> Counter[str]:
         isolation = Isolation(_TIMEOUT_S, _MEMORY_BYTES)

@@ -30,6 +30,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from client.dicom.quiet import quiet
 from tests.dicom_factory import (
     ORIENTATIONS,
     Recipe,
@@ -162,7 +163,8 @@ def _foreign() -> list[bytes]:
         content = (folder / name).read_bytes()
         found.append(content)
         if name.endswith(".dcm") and b"MONOCHROME" in content:
-            found.append(_placed(content))
+            with quiet():
+                found.append(_placed(content))
     return [content for content in found if len(content) <= _MAX_BYTES]
 
 

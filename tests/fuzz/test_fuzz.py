@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from client.worker.isolation import preload
 from tests.fuzz.bombs import bombs, growth
 from tests.fuzz.campaign import MEMORY_MIB, Campaign
 from tests.fuzz.isolated import mutated_files, read_isolated
@@ -48,7 +47,6 @@ def test_messages_that_once_broke_a_parser(name: str) -> None:
 
 
 def test_the_isolation_loses_no_child_to_mutated_files() -> None:
-    preload(["client.worker.stages"])
     files = [*mutated_files(ISOLATED, seed=5), *known_crashes("dicom").values()]
     answers = read_isolated(files)
     assert answers.total() == len(files)
