@@ -105,7 +105,7 @@ class ServiceLimits:
         max_study_bytes: Largest plaintext of one study.
         max_unfinished_jobs: Jobs of all tenants that wait or run, before the answer is "full".
         max_unfinished_bytes: Bytes of their studies, uploads under way included.
-        max_uploads: Uploads at one time; each holds about 15 MiB of memory.
+        max_uploads: Uploads at one time; each holds about 14 MiB of memory while the store is slow.
         max_calls_per_tenant: Calls of one tenant at one time, so that none takes every place.
         max_watches: WatchJob calls at one time.
         chunk_timeout_s: Longest silence within an upload, and wait for a request to come.
@@ -118,7 +118,7 @@ class ServiceLimits:
     max_study_bytes: int = 4 << 30
     max_unfinished_jobs: int = 10_000
     max_unfinished_bytes: int = 1 << 40
-    max_uploads: int = 8
+    max_uploads: int = 6
     max_calls_per_tenant: int = 100
     max_watches: int = 64
     chunk_timeout_s: float = 30.0
