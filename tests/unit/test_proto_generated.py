@@ -39,6 +39,9 @@ def test_the_service_is_the_documented_one() -> None:
         "WatchJob": (False, True),
         "FetchResult": (False, True),
         "CancelJob": (False, False),
+        "RetryJob": (False, False),
+        "ErasePatient": (False, False),
+        "ListEvents": (False, False),
     }
 
 
@@ -64,6 +67,9 @@ def test_headers_hold_nothing_but_the_agreed_fields() -> None:
         "ciphertext_bytes",
         "recipient_key_id",
         "recipient_public_keyset",
+        "patient_pseudonym",
+        "process_again",
+        "sealed_label",
     }
 
 
