@@ -107,12 +107,13 @@ async def crash_at(stand: Stand, load: Load, step: Step) -> None:
     Steps that no study passes on its way are brought about: by emptying the queue, by erasing.
     """
     armed = arm(stand.faults, step)
-    if step is Step.REQUEUED:
-        await _flush(stand)
     if step in _ERASURE:
         await erase_one(stand, load)
     async with asyncio.timeout(_STEP_S):
         while await asyncio.to_thread(armed.exists):
+            if step is Step.REQUEUED:
+                # Again and again: there may have been nothing in the queue to lose.
+                await _flush(stand)
             await asyncio.sleep(0.02)
 
 
