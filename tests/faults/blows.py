@@ -152,8 +152,14 @@ async def wipe_queue(stand: Stand) -> None:
 
 
 async def _flush(stand: Stand) -> None:
+    """Empty the queue, as soon as it is there: it may have been killed a moment ago."""
     client = redis.asyncio.Redis.from_url(f"unix://{stand.home / 'queue' / 'valkey.sock'}")
     try:
-        await client.flushall()
+        async with asyncio.timeout(_FIND_S):
+            while True:
+                with contextlib.suppress(redis.exceptions.ConnectionError):
+                    await client.flushall()
+                    return
+                await asyncio.sleep(0.05)
     finally:
         await client.aclose()
