@@ -26,7 +26,7 @@ def postgres() -> Iterator[str | None]:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'ledger.sqlite'}"
+        return f"sqlite+aiosqlite:///{tmp_path / 'database.sqlite'}"
     server: str | None = request.getfixturevalue("postgres")
     if server is None:
         pytest.skip("no PostgreSQL: set HOUNSFIELD_TEST_POSTGRES_URL or install postgresql")

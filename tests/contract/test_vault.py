@@ -5,42 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
 
 from client.crypto.kms import LocalKeyManager, open_key_manager
 from client.errors import ConfigurationError, Erased, NotFound, RefusalCode, Rejected
 from client.vault.vault import Sealed, Vault
-from tests.postgres import postgres_url
 
 pytestmark = pytest.mark.contract
 
 TENANT, SUBJECT, CONTEXT = "radiology", "a" * 64, b"study-header|1"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str | None]:
-    with postgres_url() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'vault.sqlite'}"
-    server: str | None = request.getfixturevalue("postgres")
-    if server is None:
-        pytest.skip("no PostgreSQL: set HOUNSFIELD_TEST_POSTGRES_URL or install postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    plain = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -202,7 +178,7 @@ async def test_rewrapping_goes_on_where_it_was_broken_off(
 
 
 async def test_rows_that_were_exchanged_do_not_open(tmp_path: Path, kek: LocalKeyManager) -> None:
-    file = tmp_path / "vault.sqlite"
+    file = tmp_path / "database.sqlite"
     url = f"sqlite+aiosqlite:///{file}"
     async with Vault(url, kek) as vault:
         one, two = await vault.key_for(TENANT, "upload:1"), await vault.key_for(TENANT, "upload:2")
@@ -225,7 +201,7 @@ async def test_the_wrapped_key_leaves_the_database_file(
 ) -> None:
     folder = tmp_path / "vault"
     folder.mkdir()
-    file = folder / "vault.sqlite"
+    file = folder / "database.sqlite"
     raw = sqlite3.connect(file)
     raw.execute(f"PRAGMA journal_mode={journal}")  # whatever made the file before
     raw.close()
@@ -248,7 +224,7 @@ def written(folder: Path) -> bytes:
 
 
 async def test_a_vault_of_another_version_is_refused(tmp_path: Path, kek: LocalKeyManager) -> None:
-    file = tmp_path / "vault.sqlite"
+    file = tmp_path / "database.sqlite"
     async with Vault(f"sqlite+aiosqlite:///{file}", kek):
         pass
     with sqlite3.connect(file) as raw:
@@ -262,7 +238,7 @@ async def test_a_vault_of_another_version_is_refused(tmp_path: Path, kek: LocalK
 async def test_a_copy_of_the_vault_is_worthless_without_its_key_encrypting_key(
     tmp_path: Path, kek: LocalKeyManager
 ) -> None:
-    file = tmp_path / "vault.sqlite"
+    file = tmp_path / "database.sqlite"
     async with Vault(f"sqlite+aiosqlite:///{file}", kek) as vault:
         key = await vault.key_for(TENANT, SUBJECT)
         sealed = await vault.seal(key, b"a header", CONTEXT)
