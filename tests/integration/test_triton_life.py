@@ -31,13 +31,13 @@ pytestmark = pytest.mark.integration
 
 
 def stubs(server_pid: int) -> dict[str, int]:
-    """Process id of each Python model, by model name."""
+    """Process id of each Python model, by model name; one that is ending has no command line."""
     found = {}
     for child in psutil.Process(server_pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            line = child.cmdline()
-            if "triton_python_backend_stub" in line[0]:
-                found[Path(line[1]).parents[1].name] = child.pid
+            match child.cmdline():
+                case [program, model, *_] if "triton_python_backend_stub" in program:
+                    found[Path(model).parents[1].name] = child.pid
     return found
 
 
