@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-__all__ = ("ALL_TAGS", "HEADER_KEYWORDS", "PATIENT_AND_STUDY", "header_of")
+__all__ = ("ALL_TAGS", "HEADER_KEYWORDS", "LOSSY_KEYWORDS", "PATIENT_AND_STUDY", "header_of")
 
 PATIENT_AND_STUDY = (
     "PatientName",
@@ -36,6 +36,13 @@ PATIENT_AND_STUDY = (
 )
 """Patient, clinical trial subject, study and patient study (PS3.3 C.7.1 and C.7.2): a result takes
 them over as they came, so that it files with its study."""
+
+LOSSY_KEYWORDS = (
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+"""That pixels were changed on their way (PS3.3 C.7.6.1.1.5), which their results must say too."""
 
 HEADER_KEYWORDS = (
     "SpecificCharacterSet",
@@ -79,12 +86,10 @@ HEADER_KEYWORDS = (
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "PhotometricInterpretation",
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
+    *LOSSY_KEYWORDS,
     "BurnedInAnnotation",
 )
-"""What ``Series.headers`` keep: public, small, none of them a sequence."""
+"""What ``Series.header`` keeps: public, small, none of them a sequence."""
 
 PIXEL_KEYWORDS = (
     "PixelData",

@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 from client.dicom.attributes import invalid, items, text
 from client.dicom.frames import ENHANCED_SOP_CLASSES, Frame, read_frames
-from client.dicom.headers import header_of
+from client.dicom.headers import LOSSY_KEYWORDS, header_of
 from client.dicom.parsing import Inflation, Instance, parse_instance
 from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
 from client.dicom.quiet import quiet
@@ -145,7 +146,8 @@ def _read_series(
         origin_mm=stack.origin_mm,
         slice_step_mm=stack.step_mm,
         slice_thickness_mm=stack.thickness_mm,
-        headers=tuple(header_of(instance.dataset) for instance in instances),
+        header=_series_header(instances),
+        instances=len(instances),
         frames=tuple(_source(instances, index, frame) for index, frame in pairs),
         sop_class_uid=instances[0].sop_class_uid,
         modality=text(first, "Modality").upper(),
@@ -256,6 +258,19 @@ def _source(instances: Sequence[Instance], index: int, frame: Frame) -> SourceFr
     return SourceFrame(
         index, instance.sop_class_uid, instance.sop_instance_uid, frame.number, frame.position_mm
     )
+
+
+def _series_header(instances: Sequence[Instance]) -> Dataset:
+    """The first instance's; what any instance lost, the whole series lost."""
+    header = header_of(instances[0].dataset)
+    for instance in instances[1:]:
+        if text(header, "LossyImageCompression") == "01":
+            break
+        if text(instance.dataset, "LossyImageCompression") == "01":
+            for keyword in LOSSY_KEYWORDS:
+                if keyword in instance.dataset:
+                    header[keyword] = instance.dataset[keyword]
+    return header
 
 
 def _body_part(instance: Instance) -> str:

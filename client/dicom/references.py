@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from client.dicom.series import Series
+from client.dicom.headers import LOSSY_KEYWORDS
+from client.dicom.series import Series, SourceFrame
 
 __all__ = ("frame_order", "source_references")
 
@@ -27,7 +28,7 @@ def source_references(series: Series) -> list[Dataset]:
         return [_multi_frame(series)]
     references = []
     for frame in series.frames:
-        reference = _common(series, frame.instance)
+        reference = _common(series, frame)
         _add_geometry(reference, reference, reference, series)
         reference.ImagePositionPatient = _decimal(frame.position_mm)
         references.append(reference)
@@ -43,7 +44,7 @@ def frame_order(series: Series, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _multi_frame(series: Series) -> Dataset:
-    reference = _common(series, 0)
+    reference = _common(series, series.frames[0])
     reference.NumberOfFrames = len(series.frames)
     shared, measures, orientation = Dataset(), Dataset(), Dataset()
     _add_geometry(measures, orientation, measures, series)
@@ -60,16 +61,11 @@ def _multi_frame(series: Series) -> Dataset:
     return reference
 
 
-def _common(series: Series, instance: int) -> Dataset:
-    header = series.headers[instance]
-    reference = Dataset()
+def _common(series: Series, frame: SourceFrame) -> Dataset:
+    header, reference = series.header, Dataset()
     reference.SOPClassUID = series.sop_class_uid
-    for keyword in (
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-    ):
+    reference.SOPInstanceUID = frame.sop_instance_uid
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(reference, keyword, str(header[keyword].value))
     for keyword in (
         "PatientID",
@@ -83,11 +79,7 @@ def _common(series: Series, instance: int) -> Dataset:
     ):
         setattr(reference, keyword, "")
     if str(header.get("LossyImageCompression", "")) == "01":
-        for keyword in (
-            "LossyImageCompression",
-            "LossyImageCompressionRatio",
-            "LossyImageCompressionMethod",
-        ):
+        for keyword in LOSSY_KEYWORDS:
             if keyword in header:
                 reference.add(header[keyword])
     reference.Modality = series.modality

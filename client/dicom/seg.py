@@ -146,7 +146,7 @@ def _describe(segment: SegmentSpec, spec: ModelSpec, tracking_uid: str) -> Segme
 
 def _settle(seg: Segmentation, series: Series, spec: ModelSpec, provenance: Provenance) -> None:
     """Files the result under the source's patient and study, and fixes what would be random."""
-    header = series.headers[0]
+    header = series.header
     for keyword in PATIENT_AND_STUDY:
         if keyword in header:
             seg.add(header[keyword])
@@ -178,7 +178,7 @@ def _plane_position(series: Series, index: int) -> PlanePositionSequence:
 
 
 def _series_number(series: Series) -> int:
-    source = number(series.headers[0], "SeriesNumber") or 0.0
+    source = number(series.header, "SeriesNumber") or 0.0
     return SERIES_NUMBER_OFFSET + int(min(abs(source), 1e6))
 
 

@@ -24,7 +24,7 @@ class SourceFrame:
     """The instance, or the frame of a multi-frame instance, that a slice was read from.
 
     Attributes:
-        instance: Index into ``Series.headers``.
+        instance: Place of its file among the series' own, in the order they came.
         frame_number: 1-based (PS3.3 Referenced Frame Number), None for a single-frame instance.
         position_mm: Image Position (Patient) as its header states it.
     """
@@ -54,7 +54,9 @@ class Series:
         origin_mm: Centre of the first slice's first pixel.
         slice_step_mm: From each slice to the next.
         slice_thickness_mm: Nominal Slice Thickness, or the slice distance where none is given.
-        headers: One per source instance, without pixel data, private data and functional groups.
+        header: The first instance's attributes, without pixel data, private data and functional
+            groups; marked as lossy where any instance is.
+        instances: How many files it came in, repeated ones not counted.
         frames: Source of each slice.
         sop_class_uid: SOP Class UID of the instances.
         modality: Modality, upper case.
@@ -75,7 +77,8 @@ class Series:
     origin_mm: Vector
     slice_step_mm: Vector
     slice_thickness_mm: float
-    headers: tuple[Dataset, ...]
+    header: Dataset
+    instances: int
     frames: tuple[SourceFrame, ...]
     sop_class_uid: str
     modality: str

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.errors import RefusalCode, Rejected
+from client.jobs import Priority
 from client.triton.inference import ModelIdentity, Progress
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
@@ -43,7 +44,12 @@ class FakeSegmenter:
         return self._spec
 
     async def segment(
-        self, plan: SeriesPlan, slices: NDArray[np.int16], progress: Progress | None = None
+        self,
+        plan: SeriesPlan,
+        slices: NDArray[np.int16],
+        *,
+        priority: Priority = Priority.ROUTINE,
+        progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.zeros((len(slices), *self._spec.geometry.size), dtype=np.uint8)

@@ -20,6 +20,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from client.errors import RefusalCode, Rejected
+from client.jobs import Priority
 from client.triton.statuses import RETRIED, status_of, translate
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
@@ -69,13 +70,19 @@ class Segmenter(Protocol):
         ...
 
     async def segment(
-        self, plan: SeriesPlan, slices: NDArray[np.int16], progress: Progress | None = None
+        self,
+        plan: SeriesPlan,
+        slices: NDArray[np.int16],
+        *,
+        priority: Priority = Priority.ROUTINE,
+        progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """Segments slices.
 
         Args:
             plan: The plan of their series, made for this model.
             slices: Stored values [slices, rows, columns].
+            priority: STAT goes before every routine slice that is not with the server yet.
             progress: Called with the number of slices done so far, each time it grows.
 
         Returns:
@@ -154,7 +161,12 @@ class TritonModel:
         await self._client.close()
 
     async def segment(
-        self, plan: SeriesPlan, slices: NDArray[np.int16], progress: Progress | None = None
+        self,
+        plan: SeriesPlan,
+        slices: NDArray[np.int16],
+        *,
+        priority: Priority = Priority.ROUTINE,
+        progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.zeros((len(slices), *self._spec.geometry.size), dtype=np.uint8)

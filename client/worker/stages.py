@@ -1,7 +1,7 @@
 """The CPU-bound steps of a study, pure functions that run in a process of their own.
 
 bundle ──read_bundle_study──▶ series │ refusals
-series + mask ──write_series──▶ DICOM SEG + measurements
+series + masks on the canvas ──write_series──▶ DICOM SEG + measurements
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from client.dicom.seg import Provenance, build_segmentation, result_uid
 from client.dicom.series import Series, StudyContent
 from client.ingest.bundle import read_bundle
 from client.limits import BundleLimits, ReadLimits
+from preprocess.cleanup import native_mask
+from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
 
 __all__ = ("WrittenSeries", "read_bundle_study", "write_series")
@@ -47,16 +49,22 @@ def read_bundle_study(
 
 
 def write_series(
-    series: Series, mask: NDArray[np.uint8], spec: ModelSpec, provenance: Provenance
+    series: Series,
+    plan: SeriesPlan,
+    canvas: NDArray[np.uint8],
+    spec: ModelSpec,
+    provenance: Provenance,
 ) -> WrittenSeries:
-    """Make the DICOM SEG and the measurements of one series.
+    """Bring the masks of one series home; make its DICOM SEG and its measurements.
 
     Args:
         series: The source.
-        mask: uint8 [slices, rows, columns] on the series' grid.
-        spec: The model that made it.
-        provenance: What else made it.
+        plan: By which the network saw it.
+        canvas: The network's masks, uint8 [slices, canvas rows, canvas columns].
+        spec: The model that made them.
+        provenance: What else made them.
     """
+    mask = native_mask(plan, canvas, series.spacing_mm, spec)
     uid = result_uid(series, spec, provenance, "segmentation")
     return WrittenSeries(
         segmentation=build_segmentation(series, mask, spec, provenance),

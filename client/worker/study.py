@@ -12,9 +12,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from client.crypto.keyring import Keyring
 from client.crypto.studies import open_study, seal_result
 from client.dicom.report import SeriesResult, write_report
@@ -36,9 +33,8 @@ from client.version import SOFTWARE_VERSION
 from client.worker.isolation import Isolation
 from client.worker.progress import Progress
 from client.worker.stages import read_bundle_study, write_series
-from preprocess.cleanup import native_mask
 from preprocess.errors import PlanError
-from preprocess.plan import plan_series
+from preprocess.plan import SeriesPlan, plan_series
 from preprocess.spec import ModelSpec
 
 __all__ = ("StudyPipeline",)
@@ -148,7 +144,7 @@ class StudyPipeline:
                 finished.append(await self._segment(job, series, spec, progress))
             except Rejected as error:
                 refusals.append(
-                    SeriesRefusal(series.uid, error.code, error.reason, len(series.headers))
+                    SeriesRefusal(series.uid, error.code, error.reason, series.instances)
                 )
         return finished, refusals
 
@@ -158,7 +154,13 @@ class StudyPipeline:
         segmenter = self._segmenters[spec.name]
         with progress.stage_of("segment"):
             identity = await segmenter.identity()
-            mask = await self._mask(segmenter, series, progress)
+            plan = await self._plan(segmenter.spec, series)
+            canvas = await segmenter.segment(
+                plan,
+                series.stored,
+                priority=job.priority,
+                progress=lambda done: progress.advance(done / len(series.stored)),
+            )
         with progress.stage_of("write"):
             provenance = Provenance(
                 job_id=job.id,
@@ -167,16 +169,16 @@ class StudyPipeline:
                 model_sha256=identity.network_sha256,
                 created_at=job.created_at,
             )
-            written = await self._isolation.run(write_series, series, mask, spec, provenance)
+            written = await self._isolation.run(
+                write_series, series, plan, canvas, spec, provenance
+            )
         return _Finished(written.segmentation, written.result, provenance)
 
-    async def _mask(
-        self, segmenter: Segmenter, series: Series, progress: Progress
-    ) -> NDArray[np.uint8]:
+    async def _plan(self, spec: ModelSpec, series: Series) -> SeriesPlan:
         try:
-            plan = await asyncio.to_thread(
+            return await asyncio.to_thread(
                 plan_series,
-                segmenter.spec,
+                spec,
                 series.stored,
                 series.geometry,
                 slope=series.slope,
@@ -185,11 +187,6 @@ class StudyPipeline:
             )
         except PlanError as error:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
-        slices = len(series.stored)
-        canvas = await segmenter.segment(
-            plan, series.stored, lambda done: progress.advance(done / slices)
-        )
-        return await asyncio.to_thread(native_mask, plan, canvas, series.spacing_mm, segmenter.spec)
 
     async def _store_result(
         self, job: Job, header: StudyHeader, files: Mapping[str, bytes]

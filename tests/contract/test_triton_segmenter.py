@@ -68,7 +68,7 @@ async def test_progress_grows_to_the_number_of_slices(
 ) -> None:
     seen: list[int] = []
     async with open_segmenter() as segmenter:
-        await segmenter.segment(plan, series, seen.append)
+        await segmenter.segment(plan, series, progress=seen.append)
     assert seen == sorted(set(seen))
     assert seen[-1] == len(series)
 
