@@ -18,7 +18,7 @@ import grpc
 from client.access.issuer import LocalIssuer
 from client.access.principal import REASON_KEY, TOKEN_KEY, Role
 from client.access.rules import RULES
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keydirectory import create_key_directory
 from client.crypto.keyring import Keyring
 from client.crypto.studies import seal_study

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.access.identity import AccessSettings
 from client.access.issuer import JWKS_FILE
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.crypto.keyring import Keyring
 from client.crypto.kms import open_key_manager

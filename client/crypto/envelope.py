@@ -1,65 +1,49 @@
 """Seals a stream under a key of its own and opens it into memory, all or nothing.
 
-    plaintext ──Tink AES256_GCM_HKDF_1MB──▶ ciphertext        data key ──HPKE──▶ wrapped data key
+    plaintext ──AES256_GCM_HKDF_1MB──▶ ciphertext        data key ──HPKE──▶ wrapped data key
 
-Tink releases plaintext segment by segment and finalises a stream that is closed by an exception.
-So the length and SHA-256 of the plaintext travel in the associated data: nothing is returned
-before both agree, and a source that fails or changes yields no final segment.
+A stream is released segment by segment, and a plaintext that ends early still makes a valid one. So
+the length and SHA-256 of the plaintext travel in the associated data: nothing is returned before
+both agree, and a source that fails or changes yields no final segment.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator
 
 import tink
+from cryptography.exceptions import InvalidTag
+from google.protobuf.message import DecodeError
 from tink import proto_keyset_format, secret_key_access, streaming_aead
+from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
 
+from client.crypto.digest import Digest
 from client.crypto.keyring import Keyring, PublicKey
+from client.crypto.segments import (
+    HEADER_BYTES,
+    KEY_BYTES,
+    SEGMENT_BYTES,
+    TAG_BYTES,
+    SegmentCipher,
+    segment_lengths,
+)
 from client.errors import ConfigurationError, RefusalCode, Rejected
 
-__all__ = ("CHUNK_BYTES", "DataKey", "Digest", "ciphertext_length")
+__all__ = ("CHUNK_BYTES", "DataKey", "ciphertext_length")
 
 CHUNK_BYTES = 512 * 1024
 """Size of the pieces that streams are cut into; measured fastest through gRPC."""
-_SEGMENT_BYTES = 1024 * 1024
-_TAG_BYTES = 16
-_HEADER_BYTES = 40
 _STREAMING_TYPE = "type.googleapis.com/google.crypto.tink.AesGcmHkdfStreamingKey"
 _TEMPLATE = streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_1MB
 
 streaming_aead.register()
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """Length in bytes and SHA-256 of a plaintext."""
-
-    length: int
-    sha256: bytes
-
-    @classmethod
-    def of(cls, chunks: Iterable[bytes]) -> Digest:
-        """Read a stream to its end."""
-        running, length = hashlib.sha256(), 0
-        for chunk in chunks:
-            running.update(chunk)
-            length += len(chunk)
-        return cls(length, running.digest())
-
-
 def ciphertext_length(plaintext_bytes: int) -> int:
-    """Return the exact length of the ciphertext of so many bytes.
-
-    A stream is a 40-byte header, then segments of 1 MiB (the first one shares its MiB with the
-    header), each with a 16-byte tag.
-    """
-    rest = max(0, plaintext_bytes - (_SEGMENT_BYTES - _HEADER_BYTES - _TAG_BYTES))
-    segments = 1 + -(-rest // (_SEGMENT_BYTES - _TAG_BYTES))
-    return _HEADER_BYTES + plaintext_bytes + segments * _TAG_BYTES
+    """Return the exact length of the ciphertext of so many bytes."""
+    return HEADER_BYTES + plaintext_bytes + len(segment_lengths(plaintext_bytes)) * TAG_BYTES
 
 
 class DataKey:
@@ -67,11 +51,14 @@ class DataKey:
 
     Args:
         handle: A Tink keyset with exactly one AES256_GCM_HKDF_1MB key.
+
+    Raises:
+        Rejected: BAD_ENVELOPE; it is another kind of keyset.
     """
 
     def __init__(self, handle: tink.KeysetHandle) -> None:
         self._handle = handle
-        self._primitive = handle.primitive(streaming_aead.StreamingAead)
+        self._secret = _secret(handle)
 
     @classmethod
     def new(cls) -> DataKey:
@@ -88,13 +75,9 @@ class DataKey:
         """
         raw = keyring.unwrap(key_id, wrapped, binding)
         try:
-            handle = proto_keyset_format.parse(raw, secret_key_access.TOKEN)
-            types = [key.type_url for key in handle.keyset_info().key_info]
-            if types == [_STREAMING_TYPE]:
-                return cls(handle)
+            return cls(proto_keyset_format.parse(raw, secret_key_access.TOKEN))
         except tink.TinkError as error:
             raise _not_a_data_key() from error
-        raise _not_a_data_key()
 
     def wrap(self, recipient: PublicKey, binding: bytes) -> bytes:
         """Return this key encrypted for a recipient.
@@ -112,26 +95,33 @@ class DataKey:
             ConfigurationError: The plaintext is not the one ``digest`` describes (a file changed
                 while it was read). The stream then lacks its last segment.
         """
-        sink = _Sink()
-        stream = self._primitive.new_encrypting_stream(sink, binding)
-        running, length = hashlib.sha256(), 0
-        for chunk in plaintext:
-            for piece in _pieces(chunk):
-                running.update(piece)
-                length += len(piece)
-                stream.write(piece)
-                yield from sink.take()
-        if (length, running.digest()) != (digest.length, digest.sha256):
-            raise ConfigurationError(
-                f"The data changed while it was read: expected {digest.length} bytes with the "
-                f"announced hash, read {length} bytes. Send it again when nothing writes to it."
-            )
-        stream.close()
-        yield from sink.take()
+        cipher = SegmentCipher(self._secret, binding)
+        lengths = segment_lengths(digest.length)
+        source = _Source(plaintext)
+        sealed = memoryview(bytearray(SEGMENT_BYTES))
+        sealed[:HEADER_BYTES], start = cipher.header, HEADER_BYTES
+        for number, length in enumerate(lengths, start=1):
+            segment = source.take(length)
+            last = number == len(lengths)
+            if len(segment) < length or (last and not source.ended_as(digest)):
+                raise ConfigurationError(
+                    f"The data changed while it was read: expected {digest.length} bytes with the "
+                    f"announced hash, read {source.length} bytes. Send it again when nothing "
+                    "writes to it."
+                )
+            end = start + length + TAG_BYTES
+            cipher.seal(segment, sealed[start:end], last=last)
+            for at in range(0, end, CHUNK_BYTES):
+                yield bytes(sealed[at : min(at + CHUNK_BYTES, end)])
+            start = 0
 
     def open(
-        self, ciphertext: io.RawIOBase | io.BytesIO, binding: bytes, digest: Digest
-    ) -> bytearray:
+        self,
+        ciphertext: io.RawIOBase | io.BytesIO,
+        binding: bytes,
+        digest: Digest,
+        allocate: Callable[[int], bytearray | memoryview] = bytearray,
+    ) -> memoryview:
         """Return the plaintext after the whole of it was verified.
 
         Args:
@@ -139,28 +129,108 @@ class DataKey:
             binding: The associated data it was sealed with.
             digest: What the plaintext must be; its length is trusted with memory, so the caller
                 has limited it.
+            allocate: Gives the memory, so many writeable bytes, that the plaintext goes into.
 
         Raises:
             Rejected: BAD_ENVELOPE; damaged, cut off, lengthened, or sealed otherwise.
         """
-        plaintext = bytearray(digest.length)
+        plaintext = memoryview(allocate(digest.length))
+        lengths = segment_lengths(digest.length)
+        running, start = hashlib.sha256(), 0
+        sealed = memoryview(bytearray(min(SEGMENT_BYTES, max(lengths) + TAG_BYTES)))
         try:
-            stream = self._primitive.new_decrypting_stream(ciphertext, binding)
-            filled = _fill(stream, memoryview(plaintext))
-            whole = filled == digest.length and not stream.read(1)
-        except tink.TinkError as error:
+            cipher = SegmentCipher(self._secret, binding, _read(ciphertext, HEADER_BYTES))
+            for number, length in enumerate(lengths, start=1):
+                segment = sealed[: length + TAG_BYTES]
+                _fill(ciphertext, segment)
+                target = plaintext[start : start + length]
+                cipher.open(segment, target, last=number == len(lengths))
+                running.update(target)
+                start += length
+        except (EOFError, InvalidTag, ValueError) as error:
             raise Rejected(
                 RefusalCode.BAD_ENVELOPE,
                 "The ciphertext does not decrypt: it was damaged or cut off on the way, or it "
                 "belongs to another header. Encrypt and send again.",
             ) from error
-        if not whole or hashlib.sha256(plaintext).digest() != digest.sha256:
+        if ciphertext.read(1) or running.digest() != digest.sha256:
             raise Rejected(
                 RefusalCode.BAD_ENVELOPE,
                 f"The ciphertext does not hold exactly the {digest.length} bytes whose hash was "
                 "announced: the upload was broken off. Send it again.",
             )
         return plaintext
+
+
+class _Source:
+    """A plaintext, taken in other pieces than it came in, and hashed on the way."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = memoryview(b"")
+        self._sha256 = hashlib.sha256()
+        self.length = 0
+        """Bytes taken so far."""
+
+    def take(self, length: int) -> memoryview:
+        """Return the next so many bytes, fewer only where the plaintext ends."""
+        piece = self._rest[:length]
+        if len(piece) < length:
+            piece = self._gathered(length)
+        else:
+            self._rest = self._rest[length:]
+        self._sha256.update(piece)
+        self.length += len(piece)
+        return piece
+
+    def _gathered(self, length: int) -> memoryview:
+        parts, filled = [self._rest], len(self._rest)
+        self._rest = memoryview(b"")
+        for chunk in self._chunks:
+            view = memoryview(chunk)
+            parts.append(view[: length - filled])
+            filled += len(parts[-1])
+            if filled == length:
+                self._rest = view[len(parts[-1]) :]
+                break
+        return memoryview(b"".join(parts))
+
+    def ended_as(self, digest: Digest) -> bool:
+        """Whether all of it was taken, and was what was announced."""
+        self.length += len(self._rest) or sum(len(chunk) for chunk in self._chunks)
+        return (self.length, self._sha256.digest()) == (digest.length, digest.sha256)
+
+
+def _secret(handle: tink.KeysetHandle) -> bytes:
+    """The key itself, of a keyset that is what the protocol says and nothing else."""
+    try:
+        keyset = tink_pb2.Keyset.FromString(
+            proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
+        )
+        (entry,) = keyset.key
+        key = aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingKey.FromString(entry.key_data.value)
+    except (ValueError, DecodeError) as error:
+        raise _not_a_data_key() from error
+    kind = (
+        entry.key_data.type_url,
+        entry.status,
+        key.version,
+        len(key.key_value),
+        key.params.ciphertext_segment_size,
+        key.params.derived_key_size,
+        key.params.hkdf_hash_type,
+    )
+    if kind != (
+        _STREAMING_TYPE,
+        tink_pb2.ENABLED,
+        0,
+        KEY_BYTES,
+        SEGMENT_BYTES,
+        KEY_BYTES,
+        common_pb2.SHA256,
+    ):
+        raise _not_a_data_key()
+    return bytes(key.key_value)
 
 
 def _not_a_data_key() -> Rejected:
@@ -171,37 +241,21 @@ def _not_a_data_key() -> Rejected:
     )
 
 
-def _fill(stream: BinaryIO, target: memoryview) -> int:
+def _read(source: io.RawIOBase | io.BytesIO, length: int) -> bytes:
+    found = bytearray(length)
+    _fill(source, memoryview(found))
+    return bytes(found)
+
+
+def _fill(source: io.RawIOBase | io.BytesIO, target: memoryview) -> None:
+    """Read exactly as much as fits.
+
+    Raises:
+        EOFError: There is less.
+    """
     filled = 0
-    while filled < len(target) and (
-        piece := stream.read(min(_SEGMENT_BYTES, len(target) - filled))
-    ):
-        target[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    return filled
-
-
-def _pieces(chunk: bytes) -> Iterator[memoryview]:
-    view = memoryview(chunk)
-    for start in range(0, len(view), CHUNK_BYTES):
-        yield view[start : start + CHUNK_BYTES]
-
-
-class _Sink(io.RawIOBase):
-    """Collects what Tink writes; Tink closes it, so it lives no longer than one stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._written = bytearray()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        self._written += data
-        return len(data)
-
-    def take(self) -> Iterator[bytes]:
-        written, self._written = self._written, bytearray()
-        for start in range(0, len(written), CHUNK_BYTES):
-            yield bytes(written[start : start + CHUNK_BYTES])
+    while filled < len(target):
+        came = source.readinto(target[filled:])
+        if not came:
+            raise EOFError
+        filled += came

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from client.crypto.binding import result_binding, rewrap_binding, study_binding
 from client.crypto.bridge import read_in_thread
-from client.crypto.envelope import DataKey, Digest, ciphertext_length
+from client.crypto.digest import Digest
+from client.crypto.envelope import DataKey, ciphertext_length
 from client.crypto.keyring import Keyring, PublicKey
 from client.errors import NotFound, RefusalCode, Rejected, Transient
 from client.jobs import Priority
@@ -124,7 +125,8 @@ async def open_study(
     *,
     max_bytes: int,
     rewrapped: Rewrapped | None = None,
-) -> bytearray:
+    allocate: Callable[[int], bytearray | memoryview] = bytearray,
+) -> memoryview:
     """Decrypt a study into memory, in a thread.
 
     Args:
@@ -133,6 +135,7 @@ async def open_study(
         keyring: The worker's keys.
         max_bytes: Largest plaintext that memory is given to.
         rewrapped: Its data key after a key rotation; None when it is still the header's.
+        allocate: Gives the memory that the plaintext goes into.
 
     Returns:
         The bundle, verified to its last byte.
@@ -146,7 +149,9 @@ async def open_study(
     data_key = _data_key(header, keyring, rewrapped)
     binding = study_binding(header)
     digest = Digest(header.plaintext_bytes, header.plaintext_sha256)
-    return await read_in_thread(ciphertext, lambda file: data_key.open(file, binding, digest))
+    return await read_in_thread(
+        ciphertext, lambda file: data_key.open(file, binding, digest, allocate)
+    )
 
 
 def rewrap_study(
@@ -225,7 +230,7 @@ async def open_result(
     keyring: Keyring,
     *,
     max_bytes: int,
-) -> bytearray:
+) -> memoryview:
     """Decrypt a result into memory, in a thread.
 
     The caller has compared the header's tenant, job and upload ids with what it asked for.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.errors import ConfigurationError, RefusalCode, Rejected
 from client.limits import RESULT, BundleLimits
 

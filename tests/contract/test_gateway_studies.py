@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keyring import Keyring
 from client.crypto.studies import SealedStudy, seal_study
 from client.errors import (

@@ -15,7 +15,7 @@ import grpc
 import psutil
 import pytest
 
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keyring import Keyring
 from client.crypto.studies import seal_study
 from client.errors import Busy, RefusalCode, Rejected

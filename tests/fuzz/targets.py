@@ -20,7 +20,8 @@ from google.protobuf.message import DecodeError, Message
 
 from client.crypto.binding import study_binding
 from client.crypto.certificates import issue_sender, make_authority, parse_certificate, tenant_of
-from client.crypto.envelope import DataKey, Digest
+from client.crypto.digest import Digest
+from client.crypto.envelope import DataKey
 from client.crypto.keyring import Keyring, PublicKey, key_id_of
 from client.crypto.studies import open_result, open_study, seal_result, seal_study
 from client.dicom.reader import read_study

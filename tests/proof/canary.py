@@ -32,7 +32,7 @@ import psutil
 from client.access.issuer import LocalIssuer
 from client.access.principal import Role
 from client.cli.sending import connect
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keydirectory import KeyDirectory
 from client.crypto.keyring import Keyring
 from client.crypto.studies import SealedStudy, seal_study

@@ -16,7 +16,8 @@ from pathlib import Path
 from tink import proto_keyset_format, secret_key_access
 from tink.proto import aes_gcm_hkdf_streaming_pb2, tink_pb2
 
-from client.crypto.envelope import DataKey, Digest
+from client.crypto.digest import Digest
+from client.crypto.envelope import DataKey
 from tests.proof.records import Check, Proof, write_proof
 
 __all__ = ("data_key_bytes", "main", "prove", "prove_apart")

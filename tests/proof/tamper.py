@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from client.crypto.binding import study_binding
-from client.crypto.envelope import CHUNK_BYTES, DataKey, Digest, ciphertext_length
+from client.crypto.digest import Digest
+from client.crypto.envelope import CHUNK_BYTES, DataKey, ciphertext_length
 from client.crypto.keyring import Keyring
 from client.crypto.studies import (
     Rewrapped,

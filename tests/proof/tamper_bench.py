@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from client.crypto.binding import result_binding, study_binding
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keyring import Keyring
 from client.crypto.studies import SealedStudy, open_result, open_study, seal_result, seal_study
 from tests.gateways import TENANT

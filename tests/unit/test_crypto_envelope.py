@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.crypto.envelope import CHUNK_BYTES, DataKey, Digest, ciphertext_length
+from client.crypto.digest import Digest
+from client.crypto.envelope import CHUNK_BYTES, DataKey, ciphertext_length
 from client.crypto.keyring import Keyring
 from client.errors import ConfigurationError, NotFound, RefusalCode, Rejected
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from client.crypto.binding import encode_fields, result_binding, study_binding
 from client.crypto.bridge import in_thread, read_in_thread
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keyring import Keyring
 from client.crypto.studies import (
     Rewrapped,

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from tink.proto import aes_gcm_hkdf_streaming_pb2, hpke_pb2, tink_pb2
 
 from client.crypto.binding import result_binding, study_binding
-from client.crypto.envelope import DataKey, Digest
+from client.crypto.digest import Digest
+from client.crypto.envelope import DataKey
 from client.crypto.keyring import Keyring, PublicKey, key_id_of
 from client.crypto.studies import open_result, open_study
 from client.ingest.bundle import read_bundle
