@@ -1,4 +1,4 @@
-"""The command line of ML engineers: build, verify, bench, plans."""
+"""The command line of ML engineers: build, verify, bench, tune, plans."""
 
 from __future__ import annotations
 
@@ -125,6 +125,38 @@ def bench(
     (folder / "bench" / "bench.md").write_text(bench_markdown(report), encoding="utf-8")
     (folder / "bench" / "bench.png").write_bytes(draw_bench(report))
     _console.print(f"record, table and plot: {folder / 'bench'}")
+
+
+@app.command()
+def tune(
+    path: RecipePath,
+    repository: Repository = REPOSITORY,
+    work: Work = WORK,
+    minutes: Annotated[float, typer.Option(help="How long to search, at most.")] = 10.0,
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(help="Limit for a slice that comes alone; without: 1.25 times today's p99."),
+    ] = None,
+    write: Annotated[bool, typer.Option(help="Keep the result beside MODEL.yaml.")] = True,
+) -> None:
+    """Search the settings that serve a published model fastest; `build` then uses them."""
+    from export.tuned import tuning_path, write_tuning
+    from export.tuning.page import chosen, trial_line, tuning_tables
+    from export.tuning.tuning import TuneOptions, tune
+
+    recipe = load_recipe(path)
+    options = TuneOptions(repository, work / recipe.name, minutes, p99_ms)
+    with _console.status("serving the model"):
+        tuned = tune(recipe, options, lambda what, one: _console.print(trial_line(what, one)))
+    for table in tuning_tables(tuned.tuning):
+        _console.print(table)
+    for line in (*tuned.left_out, *chosen(tuned.tuning)):
+        _console.print(line, highlight=False)
+    if not write:
+        _console.print("not written")
+        return
+    write_tuning(tuned.tuning, tuning_path(path))
+    _console.print(f"record: {tuning_path(path)}; build {path} serves what was chosen")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """MODEL.yaml: the model's description and, under ``export``, how it is made.
 
-MODEL.yaml ─▶ Recipe ─▶ source │ graph │ engines │ calibration and verification │ limits
+MODEL.yaml, MODEL.tuning.json ─▶ Recipe ─▶ source │ graph │ engines │ series │ limits │ tuning
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from export.errors import RecipeError
+from export.tuned import Tuning, read_tuning, tuning_path
 from preprocess.errors import SpecError
 from preprocess.parsing import build
 from preprocess.serving.configured import Precision as CpuPrecision
@@ -283,11 +284,13 @@ class Recipe:
         path: The file; paths in it are relative to its folder.
         description: The keys of model.yaml as they stand; what the source knows may be missing.
         export: How the model is made.
+        tuning: What a search chose for it; None where there was none.
     """
 
     path: Path
     description: dict[str, Any]
     export: ExportOptions
+    tuning: Tuning | None = None
 
     @property
     def name(self) -> str:
@@ -300,10 +303,11 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Reads MODEL.yaml.
+    """Reads MODEL.yaml, and what a search left beside it.
 
     Raises:
-        RecipeError: Not readable, not YAML, an unknown or missing key, a wrong type or value.
+        RecipeError: Not readable, not YAML, an unknown or missing key, a wrong type or value; or
+            the record of the search is.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -312,4 +316,4 @@ def load_recipe(path: Path) -> Recipe:
         options = build(ExportOptions, data.pop("export", None), "export")
     except (OSError, UnicodeDecodeError, yaml.YAMLError, SpecError, RecipeError) as error:
         raise RecipeError(f"{path}: {error}") from error
-    return Recipe(path, data, options)
+    return Recipe(path, data, options, read_tuning(tuning_path(path), data["name"]))

@@ -12,6 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from export.building.making import typed_file
 from export.engines.plan_key import (
     Machine,
@@ -21,11 +24,15 @@ from export.engines.plan_key import (
     require_plan_fits,
 )
 from export.engines.tensorrt_plan import build_plan
-from export.errors import EngineError, ExportError
+from export.errors import EngineError, ExportError, RecipeError
 from export.recipe import GpuPrecision
 from export.repository.layout import PLAN, PROVENANCE, ModelFolders
+from export.repository.options import Profile
 from export.stages import file_sha256
+from export.tuned import GpuSettings
 from preprocess.errors import SpecError
+from preprocess.parsing import build
+from preprocess.serving.configured import TUNED
 from preprocess.spec import find_model_specs
 
 __all__ = ("PlanOutcome", "build_plans")
@@ -61,7 +68,8 @@ def build_plans(
 
     Args:
         repository: The model repository.
-        options: What is asked of the builder; batches are the model's own.
+        options: What is asked of the builder; batches are the model's own, and so is what a search
+            chose.
         cache: See ``build_plan``.
         machine: This machine, see ``this_machine``.
         api: The module ``tensorrt``; None imports it.
@@ -82,12 +90,14 @@ def build_plans(
             raise EngineError(f"{model.net}: expected a published version, found none")
         folder = model.net / str(model.versions[-1])
         serving = _serving(folder)
+        (low, best, high), tuned = serving["batch_gpu"], _tuned(model)
+        level = tuned.optimisation_level
         own = PlanOptions(
-            batch=tuple(serving["batch_gpu"]),
+            batch=(low, tuned.best_batch or best, high),
             canvas=spec.geometry.size,
             version_compatible=options.version_compatible,
             hardware=options.hardware,
-            optimisation_level=options.optimisation_level,
+            optimisation_level=options.optimisation_level if level is None else level,
             workspace_bytes=options.workspace_bytes,
         )
         typed = folder / typed_file(GpuPrecision(serving["gpu"]))
@@ -97,6 +107,21 @@ def build_plans(
         else:
             made = build_plan(typed, plan, own, cache, machine, api=api)
             yield PlanOutcome(plan, built=True, seconds=made.seconds)
+
+
+def _tuned(model: ModelFolders) -> GpuSettings:
+    """What a search chose: it stands in the configuration, which changes without a new version."""
+    path = model.net / Profile.GPU.file
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+        chosen = {
+            key.removeprefix(TUNED): int(item.string_value)
+            for key, item in config.parameters.items()
+            if key.startswith(TUNED)
+        }
+        return build(GpuSettings, chosen, "parameters")
+    except (OSError, ValueError, text_format.ParseError, SpecError, RecipeError) as error:
+        raise EngineError(f"{path}: {error}; build the model again") from error
 
 
 def _is_current(plan: Path, key: PlanKey) -> bool:

@@ -16,6 +16,7 @@ from export.errors import PublishError
 from export.repository.options import Profile, Step
 from export.stages import file_sha256
 from preprocess.errors import SpecError
+from preprocess.serving.configured import TUNED
 from preprocess.spec import ModelSpec, load_model_spec
 
 __all__ = ("LOCAL", "PLAN", "PROVENANCE", "ModelFolders", "file_hashes")
@@ -76,7 +77,7 @@ class ModelFolders:
     def meaning(self) -> dict[str, Any]:
         """What decides the answer of every version: if it changes, older versions answer wrongly.
 
-        Titles, routes, colours, batch sizes and warm-up are not part of it.
+        Titles, routes, colours, batch sizes, warm-up and what a search chose are not part of it.
 
         Raises:
             PublishError: A description or configuration cannot be read.
@@ -107,7 +108,11 @@ class ModelFolders:
             config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
         except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
             raise PublishError(f"{path}: {error}") from error
-        parameters = sorted((key, item.string_value) for key, item in config.parameters.items())
+        parameters = sorted(
+            (key, item.string_value)
+            for key, item in config.parameters.items()
+            if not key.startswith(TUNED)
+        )
         return (
             config.platform,
             config.backend,

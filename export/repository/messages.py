@@ -27,7 +27,8 @@ from tritonclient.grpc.model_config_pb2 import (
 
 from export.errors import RecipeError
 from export.repository.options import Profile, Serving, Step
-from preprocess.serving.configured import MASK
+from export.tuned import CPU_DEFAULTS, CpuSettings
+from preprocess.serving.configured import MASK, TUNED, tuned_parameters
 from preprocess.spec import Head, ModelSpec
 
 __all__ = (
@@ -134,19 +135,18 @@ def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: P
     image = ModelInput(name=IMAGE, data_type=TYPE_FP32, dims=[1, *spec.geometry.size])
     config.input.append(image)
     config.output.extend(_answers(spec, serving, MASK))
-    _fill_execution(config, profile)
     if profile is Profile.CPU:
-        config.backend = "python"
-        _fill_parameters(
-            config,
-            engine=f"OpenVINO {serving.cpu}",
-            precision=str(serving.cpu),
-            file=serving.cpu_file,
-        )
+        _fill_openvino(config, serving)
         return
+    _fill_execution(config, profile)
     config.platform = "tensorrt_plan"
     config.default_model_filename = "model.plan"
-    _fill_parameters(config, engine=f"TensorRT {serving.gpu}", precision=str(serving.gpu))
+    _fill_parameters(
+        config,
+        engine=f"TensorRT {serving.gpu}",
+        precision=str(serving.gpu),
+        **{f"{TUNED}{key}": str(value) for key, value in serving.tuned_gpu.chosen.items()},
+    )
     graphs = [CUDA.GraphSpec(batch_size=size) for size in graph_batches(serving)]
     for graph in graphs:
         graph.input[IMAGE].dim.extend(image.dims)
@@ -157,6 +157,19 @@ def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: P
     config.model_warmup.extend(
         ModelWarmup(name=f"batch_{size}", batch_size=size, inputs={IMAGE: zeros})
         for size in warm_up_batches(serving)
+    )
+
+
+def _fill_openvino(config: ModelConfig, serving: Serving) -> None:
+    tuned = serving.tuned_cpu
+    config.backend = "python"
+    _fill_execution(config, Profile.CPU, tuned)
+    _fill_parameters(
+        config,
+        engine=f"OpenVINO {serving.cpu}",
+        precision=str(serving.cpu),
+        file=serving.cpu_file,
+        **tuned_parameters(tuned.compilation, serving.cores),
     )
 
 
@@ -172,10 +185,15 @@ def _prep_warm_up(spec: ModelSpec, batch: int) -> ModelWarmup:
     return ModelWarmup(name=f"batch_{batch}", batch_size=batch, inputs=inputs)
 
 
-def _fill_execution(config: ModelConfig, profile: Profile) -> None:
+def _fill_execution(
+    config: ModelConfig, profile: Profile, tuned: CpuSettings = CPU_DEFAULTS
+) -> None:
     kind = ModelInstanceGroup.KIND_GPU if profile is Profile.GPU else ModelInstanceGroup.KIND_CPU
-    config.dynamic_batching.CopyFrom(ModelDynamicBatching(max_queue_delay_microseconds=0))
-    config.instance_group.append(ModelInstanceGroup(count=1, kind=kind))
+    batching = ModelDynamicBatching(
+        preferred_batch_size=tuned.preferred, max_queue_delay_microseconds=tuned.delay_us
+    )
+    config.dynamic_batching.CopyFrom(batching)
+    config.instance_group.append(ModelInstanceGroup(count=tuned.instances, kind=kind))
 
 
 def _fill_parameters(config: ModelConfig, **values: str) -> None:

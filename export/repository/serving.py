@@ -26,7 +26,7 @@ from preprocess.plan import SeriesPlan
 from preprocess.serving.configured import MASK, OUTPUTS
 from preprocess.spec import ModelSpec, load_model_spec
 
-__all__ = ("ServedModel", "served")
+__all__ = ("ServedModel", "request_inputs", "served", "translated")
 
 SERVER = ("-m", "client.triton.serve")
 NOT_INSTALLED = 69
@@ -43,11 +43,13 @@ class ServedModel:
     Args:
         spec: The model.
         client: The connection.
+        pid: The process whose children serve it; None where somebody else started the server.
     """
 
-    def __init__(self, spec: ModelSpec, client: Any) -> None:
+    def __init__(self, spec: ModelSpec, client: Any, pid: int | None = None) -> None:
         self.spec = spec
-        self._client = client
+        self.client = client
+        self.pid = pid
 
     @property
     def server(self) -> str:
@@ -56,8 +58,8 @@ class ServedModel:
         Raises:
             EngineError: It does not answer.
         """
-        with _translated("server metadata"):
-            answer = self._client.get_server_metadata()
+        with translated("server metadata"):
+            answer = self.client.get_server_metadata()
         return f"{answer.name} {answer.version}"
 
     def segment(self, plan: SeriesPlan, stored: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -97,13 +99,11 @@ class ServedModel:
     def _infer(
         self, plan: SeriesPlan, part: NDArray[np.int16], heads: Sequence[str]
     ) -> dict[str, NDArray[Any]]:
-        each = [plan.tensors(stored) for stored in part]
-        inputs = [_input(name, np.stack([tensors[name] for tensors in each])) for name in each[0]]
         mask = self.spec.tensors.mask
-        with _translated(f"inference with {self.spec.name}"):
-            result = self._client.infer(
+        with translated(f"inference with {self.spec.name}"):
+            result = self.client.infer(
                 self.spec.name,
-                inputs,
+                request_inputs(plan, part),
                 outputs=[InferRequestedOutput(name) for name in (mask, *heads)],
                 parameters={OUTPUTS: ",".join((MASK, *heads))},
                 client_timeout=REQUEST_TIMEOUT_S,
@@ -134,15 +134,15 @@ def served(
             yield ServedModel(spec, client)
         return
     with (
-        _server(repository, name, start_timeout_s) as started,
+        _server(repository, name, start_timeout_s) as (started, pid),
         InferenceServerClient(started) as client,
     ):
-        yield ServedModel(spec, client)
+        yield ServedModel(spec, client, pid)
 
 
 @contextmanager
-def _server(repository: Path, name: str, start_timeout_s: float) -> Iterator[str]:
-    """The program as a child; its url."""
+def _server(repository: Path, name: str, start_timeout_s: float) -> Iterator[tuple[str, int]]:
+    """The program as a child; its url and process id."""
     command = [sys.executable, *SERVER, "--repository", str(repository), "--model", name]
     command += ["--start-timeout-s", str(start_timeout_s)]
     with tempfile.TemporaryFile() as log:
@@ -155,7 +155,7 @@ def _server(repository: Path, name: str, start_timeout_s: float) -> Iterator[str
         )
         with child:
             try:
-                yield _url(child, log, repository, start_timeout_s)
+                yield _url(child, log, repository, start_timeout_s), child.pid
             finally:
                 cast("IO[bytes]", child.stdin).close()
 
@@ -178,6 +178,17 @@ def _url(child: subprocess.Popen[bytes], log: IO[bytes], repository: Path, limit
     raise EngineError(f"{repository}: Triton cannot serve it. The end of what it said:\n{said}")
 
 
+def request_inputs(plan: SeriesPlan, part: NDArray[np.int16]) -> list[InferInput]:
+    """The inputs of one request.
+
+    Args:
+        plan: The series' plan.
+        part: Stored values [slices, rows, columns].
+    """
+    each = [plan.tensors(stored) for stored in part]
+    return [_input(name, np.stack([tensors[name] for tensors in each])) for name in each[0]]
+
+
 def _input(name: str, array: NDArray[Any]) -> InferInput:
     tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
@@ -185,7 +196,12 @@ def _input(name: str, array: NDArray[Any]) -> InferInput:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
+    """Errors of Triton's client as ours.
+
+    Raises:
+        EngineError: What was done has failed.
+    """
     try:
         yield
     except InferenceServerException as error:

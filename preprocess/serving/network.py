@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from preprocess.errors import ServingError
 from preprocess.serving.configured import Precision, ServedNetwork
 
-__all__ = ("Network",)
+__all__ = ("Network", "single_settings", "stream_settings")
 
 CAPABILITIES = {Precision.F32: "FP32", Precision.BF16: "BF16", Precision.INT8: "INT8"}
 HINTS = {Precision.F32: "f32", Precision.BF16: "bf16", Precision.INT8: "bf16"}
@@ -50,16 +50,17 @@ class Network:
         self._outputs = {name: served.outputs[name] for name in outputs}
         try:
             model = _read(core, served, outputs)
-            single = core.compile_model(model, "CPU", _settings(served, "LATENCY"))
-            streams = core.compile_model(model, "CPU", _settings(served, "THROUGHPUT"))
+            single = core.compile_model(model, "CPU", single_settings(served))
+            streams = core.compile_model(model, "CPU", stream_settings(served))
         except RuntimeError as error:
             why = str(error).strip().splitlines()[-1]
             raise ServingError(f"{served.path.name}: OpenVINO cannot load it: {why}") from error
         self._single = single.create_infer_request()
-        best = int(streams.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        best = 2 * int(streams.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         # Requests taken in turn: OpenVINO's queue with a callback can deadlock when it is let go,
         # since its threads then want the interpreter's lock from the thread that waits for them.
-        self._requests = [streams.create_infer_request() for _ in range(2 * best)]
+        count = served.compilation.requests or best
+        self._requests = [streams.create_infer_request() for _ in range(count)]
 
     def run(self, images: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
         """Runs slices.
@@ -129,8 +130,33 @@ def _require_output(model: ov.Model, served: ServedNetwork, name: str) -> None:
     raise ServingError(f"{served.path.name}: expected an output {name!r}, found {found}")
 
 
-def _settings(served: ServedNetwork, hint: str) -> dict[str, str]:
-    return {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": HINTS[served.precision]}
+def single_settings(served: ServedNetwork) -> dict[str, Any]:
+    """What OpenVINO is told when it compiles for a slice that comes alone."""
+    chosen = served.compilation
+    threads = chosen.single_threads or chosen.threads
+    return _settings(served, "LATENCY", INFERENCE_NUM_THREADS=threads)
+
+
+def stream_settings(served: ServedNetwork) -> dict[str, Any]:
+    """What OpenVINO is told when it compiles for several slices at a time."""
+    chosen = served.compilation
+    return _settings(
+        served, "THROUGHPUT", NUM_STREAMS=chosen.streams, INFERENCE_NUM_THREADS=chosen.threads
+    )
+
+
+def _settings(served: ServedNetwork, hint: str, **counts: int | None) -> dict[str, Any]:
+    """The hint, and instead of parts of it what was chosen."""
+    chosen = counts | {
+        "ENABLE_CPU_PINNING": served.compilation.pinning,
+        "ENABLE_HYPER_THREADING": served.compilation.hyper_threading,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return {
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_PRECISION_HINT": HINTS[served.precision],
+        **given,
+    }
 
 
 def _finish(request: Any, places: dict[str, NDArray[Any]]) -> None:

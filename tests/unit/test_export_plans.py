@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from export.building.plans import build_plans
-from export.engines.plan_key import Machine, PlanOptions, check_plans
+from export.engines.plan_key import Machine, PlanOptions, check_plans, read_plan_record
 from export.engines.typed import to_half
 from export.errors import EngineError, ExportError
 from export.graph.exporting import export_graph
 from export.recipe import GpuPrecision, GraphOptions
 from export.repository.layout import ModelFolders
 from export.repository.options import Serving
-from export.repository.publishing import publish
+from export.repository.publishing import Published, publish
 from export.repository.staging import stage
+from export.tuned import GpuSettings
 from tests.export_networks import tiny_network, tiny_spec
 
 pytestmark = [
@@ -87,6 +88,25 @@ def test_another_machine_refuses_it_and_builds_its_own(repository: Path, build: 
 def test_other_options_build_another_plan(build: Build) -> None:
     build()
     assert build(optimisation_level=1) == [("tiny_net/1/model.plan", True)]
+
+
+def test_what_a_search_chose_is_built_without_a_new_version(
+    repository: Path, tmp_path: Path, build: Build
+) -> None:
+    build()
+    spec, version = tiny_spec(), ModelFolders(repository, "tiny").version_files(1)
+    chosen = Serving(tuned_gpu=GpuSettings(best_batch=16, optimisation_level=1))
+    files = {name: path for name, path in version.items() if path.suffix == ".onnx"}
+    stage(tmp_path / "tuned", spec, chosen, files)
+    assert publish(tmp_path / "tuned", repository) == Published("tiny", 1, changed=True)
+    assert build() == [("tiny_net/1/model.plan", True)]
+    options = read_plan_record(repository / "tiny_net/1/model.plan").key.options
+    assert (options.batch, options.optimisation_level) == ((1, 16, 32), 1)
+    assert build() == [("tiny_net/1/model.plan", False)]
+    config = repository / "tiny_net" / "config.pbtxt"
+    config.write_text(config.read_text().replace('string_value: "16"', 'string_value: "many"'))
+    with pytest.raises(EngineError, match=r"config\.pbtxt: .*many.*build the model again"):
+        build()
 
 
 def test_what_build_did_not_publish_is_refused(repository: Path, build: Build) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ import pytest
 from numpy.typing import NDArray
 
 from preprocess.errors import ServingError
-from preprocess.serving.configured import Precision, ServedNetwork, read_configuration
-from preprocess.serving.network import Network
+from preprocess.serving import configured
+from preprocess.serving.configured import (
+    Compilation,
+    Precision,
+    ServedNetwork,
+    read_configuration,
+    tuned_parameters,
+)
+from preprocess.serving.cores import available_cores
+from preprocess.serving.network import Network, single_settings, stream_settings
 from preprocess.spec import Head
 from tests.networks import CLASSES, EMBEDDING, write_network
 
@@ -85,6 +94,45 @@ def test_an_answer_depends_neither_on_the_batch_nor_on_what_else_is_asked(
     alone = mask.run([*images])
     assert [*alone] == ["mask"]
     np.testing.assert_array_equal(alone["mask"], together["mask"])
+
+
+@pytest.mark.parametrize(
+    "compilation",
+    [
+        Compilation(streams=1, threads=1, requests=1),
+        Compilation(streams=2, requests=5, pinning=False),
+        Compilation(streams=3, threads=2, single_threads=1, pinning=True, hyper_threading=False),
+    ],
+    ids=str,
+)
+def test_how_the_cores_are_divided_changes_no_answer(
+    onnx_file: Path, images: NDArray[np.float32], compilation: Compilation
+) -> None:
+    plain = Network(served(onnx_file), [*OUTPUTS])
+    chosen = Network(replace(served(onnx_file), compilation=compilation), [*OUTPUTS])
+    for few in ([*images], [*images[:1]], [*images[:2]]):
+        expected = plain.run(few)
+        for name, answer in chosen.run(few).items():
+            np.testing.assert_array_equal(answer, expected[name])
+
+
+def test_openvino_is_told_what_was_chosen_and_nothing_else() -> None:
+    plain = served(Path("model.onnx"))
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    assert single_settings(plain) == hint | {"PERFORMANCE_HINT": "LATENCY"}
+    assert stream_settings(plain) == hint | {"PERFORMANCE_HINT": "THROUGHPUT"}
+    chosen = replace(plain, compilation=Compilation(3, 2, 5, 1, pinning=True))
+    assert single_settings(chosen) == hint | {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": 1,
+        "ENABLE_CPU_PINNING": True,
+    }
+    assert stream_settings(chosen) == hint | {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": 3,
+        "INFERENCE_NUM_THREADS": 2,
+        "ENABLE_CPU_PINNING": True,
+    }
 
 
 @pytest.mark.skipif(not BFLOAT16, reason="this CPU does not compute in bfloat16")
@@ -190,3 +238,62 @@ def test_a_configuration_without_what_it_must_say_is_refused(
     change(arguments["model_config"])
     with pytest.raises(ServingError, match=message):
         read_configuration(arguments | {"model_config": json.dumps(arguments["model_config"])})
+
+
+def tuned(arguments: dict[str, Any], values: dict[str, str], instances: int = 1) -> Compilation:
+    """What is read of ``tuned_`` parameters."""
+    config = arguments["model_config"]
+    config["instance_group"] = [{"count": instances}]
+    config["parameters"] |= {f"tuned_{key}": {"string_value": one} for key, one in values.items()}
+    return read_configuration(arguments | {"model_config": json.dumps(config)}).compilation
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"streams": "2"}, "'tuned_cores', got None"),
+        ({"cores": "0", "streams": "2"}, "above 0 for the parameter 'tuned_cores', got '0'"),
+        ({"cores": "2", "streams": "auto"}, "'tuned_streams', got 'auto'"),
+        ({"cores": "2", "streams": "-1"}, "'tuned_streams', got '-1'"),
+        ({"cores": "2", "pinning": "True"}, "true or false for 'tuned_pinning', got 'True'"),
+        ({"cores": "2", "colour": "2"}, r"unknown parameter 'tuned_colour'; known are tuned_cores"),
+    ],
+)
+def test_tuned_parameters_that_make_no_sense_are_refused(
+    arguments: dict[str, Any], values: dict[str, str], message: str
+) -> None:
+    """Also on a machine where they would not hold."""
+    with pytest.raises(ServingError, match=f"brain_net: .*{message}"):
+        tuned(arguments, values)
+
+
+def test_instances_share_the_cores_where_nothing_was_chosen(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that settings for another machine never ask for more cores than there are."""
+    monkeypatch.setattr(configured, "available_cores", lambda: 8)
+    assert tuned(arguments, {}) == Compilation()
+    assert tuned(arguments, {}, 3) == Compilation(threads=2)
+    assert tuned(arguments, {}, 20) == Compilation(threads=1)
+    assert tuned(arguments, {"cores": "8", "threads": "6"}, 2) == Compilation(threads=6)
+    assert tuned(arguments, {"cores": "4", "threads": "3"}, 2) == Compilation(threads=4)
+
+
+def test_nothing_chosen_needs_no_parameter() -> None:
+    assert tuned_parameters(Compilation(), 2) == {}
+    assert tuned_parameters(Compilation(streams=1, pinning=False), 2) == {
+        "tuned_cores": "2",
+        "tuned_streams": "1",
+        "tuned_pinning": "false",
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [("max 100000", 10**6), ("150000 100000", 2), ("1000 100000", 1)]
+)
+def test_a_containers_share_of_the_cores_counts(tmp_path: Path, limit: str, most: int) -> None:
+    file = tmp_path / "cpu.max"
+    allowed = available_cores(file)
+    assert allowed >= 1
+    file.write_text(f"{limit}\n")
+    assert available_cores(file) == min(allowed, most)

@@ -1,0 +1,1 @@
+"""A small search for the settings that serve a model fastest: `python -m export tune`."""
