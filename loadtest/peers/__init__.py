@@ -1,0 +1,1 @@
+"""The alternatives a user would pick, each serving the same work as our ensemble."""
