@@ -132,6 +132,8 @@ class Job:
         rewrapped_dek: The study's own key under that one, sealed; b"" while it is the key that the
             sender chose.
         sealed_label: ``StudyHeader.sealed_label``; b"" in the ledger.
+        made_with: Fingerprint of the models that the current attempt's worker serves; "" when it
+            is not known, or changed meanwhile, and at the sender.
     """
 
     id: str
@@ -159,6 +161,7 @@ class Job:
     key_id: str = ""
     rewrapped_dek: bytes = b""
     sealed_label: bytes = b""
+    made_with: str = ""
 
     @property
     def finished(self) -> bool:

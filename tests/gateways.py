@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from client.access.identity import AccessSettings
@@ -24,12 +24,13 @@ from client.jobqueue.embedded import embedded_queue
 from client.jobqueue.streams import StreamsQueue
 from client.jobs import Job
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult
+from client.ledger.records import JobResult, ServedModel
 from client.limits import BundleLimits, ServiceLimits, TransportLimits
 from client.objectstore.localobjects import LocalObjectStore
 from client.objectstore.objects import ObjectStore, result_key
 from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
 from client.vault.vault import Vault
+from tests.ledgers import served
 
 __all__ = ("TENANT", "GatewayUnderTest", "access_settings", "running_gateway")
 
@@ -49,6 +50,8 @@ class GatewayUnderTest:
     vault: Vault
     queue: JobQueue
     behind: Behind
+    models: list[ServedModel] = field(default_factory=lambda: [served()])
+    """What ``work_once`` serves."""
 
     @property
     def address(self) -> str:
@@ -77,6 +80,7 @@ class GatewayUnderTest:
         """Do what a worker does with the next job; return it and the files that came."""
         entry = await self.queue.take(5)
         assert entry is not None
+        await self.ledger.serve("test", self.models)
         job = await self.ledger.claim(entry.job_id, "test", 30)
         header = await open_study_header(self.vault, job)
         keyring = Keyring(self.keys.worker_keys)
@@ -87,7 +91,7 @@ class GatewayUnderTest:
             max_bytes=_MAX_BYTES,
             rewrapped=await open_rewrapped(self.vault, job),
         )
-        files = [content for _, content in read_bundle(study, BundleLimits())]
+        files = [bytes(content) for _, content in read_bundle(study, BundleLimits())]
         await self.ledger.heartbeat(job, "infer", 0.5, 30)
         bundle = result_bundle(results)
         sealed = seal_result(header, job.id, bundle.chunks(), Digest.of(bundle.chunks()))

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from client.errors import Conflict, LeaseLost, RefusalCode, WrongState
-from client.jobs import TERMINAL_STATES, TRANSITIONS, Actor, Job, JobState
+from client.jobs import TERMINAL_STATES, TRANSITIONS, Actor, Job, JobState, Priority
 from client.ledger.ledger import Ledger
 from client.ledger.records import NewJob
-from tests.ledgers import AUDIT_KEY, Clock, new_job, result_of
+from client.ledger.service import fingerprint
+from tests.ledgers import AUDIT_KEY, Clock, new_job, result_of, served
 
 __all__ = ("LedgerMachine",)
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 3
 LEASE_S = 30.0
+FOR_YEARS_S = 1e8
 DELAY_S = 7.0
 NO_JOB: Any = multiple()
 PERSON = Actor("op.y", "operator")
@@ -43,7 +45,9 @@ class Model:
     upload: str
     content: str
     content_sha256: str
+    priority: Priority
     state: JobState = R
+    made_with: str = ""
     attempt: int = 0
     tries: int = 0
     due: datetime = datetime.min
@@ -76,6 +80,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.touched: set[str] = set()
         self.ledger = Ledger(url, AUDIT_KEY, max_attempts=MAX_ATTEMPTS, clock=self.clock)
         self.wait(self.ledger.__aenter__())
+        self.serving = ""
+        self.serve(0)  # the machine before may have served something
 
     def teardown(self) -> None:
         """Check the audit trail and close."""
@@ -102,32 +108,55 @@ class LedgerMachine(RuleBasedStateMachine):
         """The machine's time."""
         return self.clock.now
 
-    @rule(target=jobs, upload=st.integers(0, 4), content=st.integers(0, 3))
-    def submit(self, upload: int, content: int) -> Any:
+    @rule(version=st.integers(0, 2))
+    def serve(self, version: int) -> None:
+        """The worker has this version of its model from now on, or none."""
+        models = [served(version)] if version else []
+        self.wait(self.ledger.serve("w", models, FOR_YEARS_S))
+        self.serving = fingerprint(models)
+
+    def answers(self, model: Model, priority: Priority) -> bool:
+        """Whether a job that has the content's name answers for another study of it."""
+        fresh = model.made_with != "" and model.made_with == self.serving
+        if priority is Priority.STAT:
+            coming = model.state in (R, Q) or (model.state is RUN and fresh)
+            return model.priority is Priority.STAT and coming
+        return fresh or model.state in (R, Q, RUN)
+
+    @rule(
+        target=jobs,
+        upload=st.integers(0, 4),
+        content=st.integers(0, 3),
+        priority=st.sampled_from(Priority),
+    )
+    def submit(self, upload: int, content: int, priority: Priority) -> Any:
         """Send a study; both names are drawn from few, so that they meet again."""
-        new = self.study(upload, content)
+        new = self.study(upload, content, priority)
         earlier = next((i for i, m in self.models.items() if m.upload == new.upload_id), None)
         keys = {model.content: job_id for job_id, model in self.models.items()}
         same = keys.get(new.content_key) if new.content_key else None
         if earlier and self.models[earlier].content_sha256 != new.content_sha256:
             self.refused(self.ledger.submit(new), Conflict)
             return NO_JOB
+        if same and not earlier and not self.answers(self.models[same], priority):
+            self.models[same].content, same = "", None
         job, created = self.wait(self.ledger.submit(new))
         assert (job.id, created) == (earlier or same or new.id, not (earlier or same))
         if created:
             self.models[new.id] = Model(
-                new.upload_id, new.content_key, new.content_sha256, due=self.now
+                new.upload_id, new.content_key, new.content_sha256, priority, due=self.now
             )
         self.touched.add(job.id)
         return job.id
 
-    def study(self, upload: int, content: int) -> NewJob:
+    def study(self, upload: int, content: int, priority: Priority) -> NewJob:
         """A study to send; content 0 asks to be processed again."""
         return new_job(
             tenant=self.tenant,
             upload_id=f"{upload:036}",
             content_key=f"{content:064}" if content else "",
             content_sha256=f"{content:064}",
+            priority=priority,
         )
 
     @rule(job_id=jobs)
@@ -155,6 +184,7 @@ class LedgerMachine(RuleBasedStateMachine):
         model.state = RUN
         model.attempt += 1
         model.tries += 1
+        model.made_with = self.serving
         model.lease_end = self.now + timedelta(seconds=LEASE_S)
         model.actions.append("job.claimed")
         return job
@@ -204,7 +234,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.refused(call(), LeaseLost)
             return
         self.wait(call())
-        self.models[job.id].ends(state, action, code)
+        model = self.models[job.id]
+        model.ends(state, action, code)
+        if state is DONE and model.made_with != self.serving:
+            model.made_with = ""
 
     @rule(job=attempts, delay=st.sampled_from([0.0, DELAY_S]))
     def retry(self, job: Job, delay: float) -> None:
@@ -311,6 +344,7 @@ class LedgerMachine(RuleBasedStateMachine):
             job, model = found[job_id], self.models[job_id]
             assert (job.state, job.attempt, job.code) == (model.state, model.attempt, model.code)
             assert (job.result_key != "") == (model.state is DONE)
+            assert job.made_with == model.made_with
             assert (job.lease_expires_at is not None) == (model.state is RUN)
         self.touched.clear()
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from client.jobs import Job, Priority
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult, NewJob
+from client.ledger.records import JobResult, NewJob, ServedModel
 from client.objectstore.objects import StoredObject
 
 __all__ = (
@@ -24,6 +24,7 @@ __all__ = (
     "new_job",
     "raw_sql",
     "result_of",
+    "served",
     "submitted",
 )
 
@@ -59,6 +60,12 @@ def new_job(**changes: Any) -> NewJob:
         stored=StoredObject(f"studies/{job_id}", 1000, "a" * 64),
         header=b"header",
     )
+    return replace(plain, **changes)
+
+
+def served(version: int = 1, **changes: Any) -> ServedModel:
+    """A model as a worker serves it, but for these fields."""
+    plain = ServedModel("brain_mr", str(version), "OpenVINO f32", f"{version:064x}", "d" * 64)
     return replace(plain, **changes)
 
 

@@ -19,6 +19,7 @@ from client.access.principal import REASON_KEY, TOKEN_KEY
 from client.crypto.keydirectory import TlsFiles
 from client.crypto.privatefiles import read_private
 from client.errors import Busy, ConfigurationError, Transient
+from client.ingest.messages import encoded
 from client.ingest.statuses import error_of
 from client.limits import RESULT, TransportLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
@@ -26,6 +27,7 @@ from client.proto import ingest_pb2, ingest_pb2_grpc
 __all__ = ("GatewayConnection", "SenderSettings")
 
 T = TypeVar("T")
+_SUBMIT = "/hounsfield.ingest.v1.Ingest/SubmitStudy"
 _END_LOOKS = 25
 _END_LOOK_S = 0.01
 _CHANNEL = (
@@ -84,6 +86,7 @@ class GatewayConnection:
         self._settings = settings
         self._channel: Any = None
         self._stub: Any = None
+        self._submit: Any = None
 
     async def __aenter__(self) -> Self:
         """Make the channel; the first call connects.
@@ -103,6 +106,11 @@ class GatewayConnection:
         )
         self._channel = grpc.aio.secure_channel(self._settings.address, credentials, _CHANNEL)
         self._stub = ingest_pb2_grpc.IngestStub(self._channel)  # type: ignore[no-untyped-call]
+        self._submit = self._channel.stream_unary(
+            _SUBMIT,
+            request_serializer=encoded,
+            response_deserializer=ingest_pb2.SubmitStudyResponse.FromString,
+        )
         return self
 
     async def __aexit__(
@@ -160,7 +168,7 @@ class GatewayConnection:
 
     async def upload(self, requests: AsyncIterator[ingest_pb2.SubmitStudyRequest]) -> Any:
         """Send a client stream to SubmitStudy; an error of ``requests`` breaks the call off."""
-        call = self._stub.SubmitStudy(metadata=await self._metadata())
+        call = self._submit(metadata=await self._metadata())
         try:
             with _translated():
                 try:

@@ -32,7 +32,7 @@ from client.errors import (
 )
 from client.faultpoints import Step, reach
 from client.ingest.erasure import Subject
-from client.ingest.messages import check, priority_of
+from client.ingest.messages import Undecodable, check, check_chunk, priority_of
 from client.jobqueue.base import JobQueue
 from client.jobs import Actor, Job
 from client.ledger.ledger import Ledger
@@ -127,7 +127,8 @@ class Intake:
         content = header.plaintext_sha256.hex()
         job = await self._ledger.find_upload(header.tenant, header.upload_id, content)
         if job is None and (same := _content_key(header)):
-            job = await self._ledger.find_content(header.tenant, same)
+            priority = priority_of(header.priority)
+            job = await self._ledger.find_content(header.tenant, same, priority)
         return job
 
     async def _check_recipient(self, header: ingest_pb2.StudyHeader) -> None:
@@ -141,6 +142,8 @@ class Intake:
 
     async def _header(self, requests: Requests, tenant: str) -> ingest_pb2.StudyHeader:
         first = await self._next(requests)
+        if first is not None:
+            check(first)
         if first is None or first.WhichOneof("part") != "header":
             raise Rejected(
                 RefusalCode.INVALID_REQUEST,
@@ -230,15 +233,18 @@ class Intake:
     ) -> AsyncIterator[bytes]:
         received = 0
         while (message := await self._next(requests)) is not None:
-            if message.WhichOneof("part") != "chunk":
+            if isinstance(message, Undecodable) or message.WhichOneof("part") != "chunk":
+                check(message)
                 raise Rejected(
                     RefusalCode.INVALID_REQUEST,
                     "Expected one header, got another: send it once.",
                 )
-            received += len(message.chunk)
+            chunk = message.chunk
+            check_chunk(message, chunk)
+            received += len(chunk)
             if received > header.ciphertext_bytes:
                 break
-            yield message.chunk
+            yield chunk
         if received != header.ciphertext_bytes:
             raise Rejected(
                 RefusalCode.BAD_ENVELOPE,
@@ -254,8 +260,6 @@ class Intake:
             raise Transient(
                 f"Nothing came for {self._limits.chunk_timeout_s:g} s; send it again."
             ) from error
-        if message is not None:
-            check(message)
         return message
 
     async def _refuse_when_full(self) -> None:

@@ -24,7 +24,7 @@ from client.access.rules import authorise
 from client.audittrail import AuditEntry, Outcome
 from client.discretion import path_of
 from client.errors import AccessDenied, Busy, ClientError, NotFound, Rejected, Transient
-from client.ingest.messages import Undecodable, check
+from client.ingest.messages import Undecodable, check, encoded
 from client.ingest.statuses import status_of
 from client.jobs import Actor
 from client.ledger.audit import SYSTEM_TENANT
@@ -34,6 +34,7 @@ __all__ = ("AuditTrail", "IngestInterceptor")
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "/hounsfield.ingest.v1.Ingest/"
+_CHUNKED = "FetchResult"
 _STRANGER = Actor("certificate without a tenant")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -80,7 +81,8 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_SERVICE):
             return handler
         rpc = method.removeprefix(_SERVICE)
-        codecs = (_forgiving(handler.request_deserializer), handler.response_serializer)
+        serializer = encoded if rpc == _CHUNKED else handler.response_serializer
+        codecs = (_forgiving(handler.request_deserializer), serializer)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._taking(handler.stream_unary, rpc), *codecs

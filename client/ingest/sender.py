@@ -327,7 +327,7 @@ class IngestClient:
                 self._keyring,
                 max_bytes=self._settings.max_result_bytes,
             )
-        return dict(read_bundle(plaintext, RESULT))
+        return {name: bytes(content) for name, content in read_bundle(plaintext, RESULT)}
 
     def _check_ids(self, header: ingest_pb2.ResultHeader, job: Job | str) -> None:
         job_id = job if isinstance(job, str) else job.id

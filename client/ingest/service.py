@@ -13,6 +13,7 @@ from client.errors import Busy, NotFound
 from client.ingest.erasure import Subject, erase_subject
 from client.ingest.intake import Behind, Intake, Requests
 from client.ingest.messages import state_of, timestamp, to_event, to_status
+from client.ingest.watching import Lookout
 from client.jobs import Job
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
@@ -42,6 +43,7 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
         self._intake = Intake(behind, limits)
         self._worker_keys = behind.worker_keys
         self._limits = limits
+        self._lookout = Lookout(behind.ledger, limits.watch_interval_s)
         self._watches = 0
 
     async def ListRecipientKeys(  # noqa: N802 - gRPC's name
@@ -138,17 +140,16 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
         self, request: ingest_pb2.WatchJobRequest, caller: Principal
     ) -> AsyncIterator[ingest_pb2.WatchJobResponse]:
         """Answer a job after each change, until it is finished."""
-        tenant = caller.tenant
         with self._watching():
-            last = None
-            while True:
-                job = await self._ledger.get(request.job_id, tenant)
+            job = await self._ledger.get(request.job_id, caller.tenant)
+            label = await self._label(job)
+            yield ingest_pb2.WatchJobResponse(job=to_status(job, label))
+            while not job.finished:
+                last, job = job, await self._lookout.next(job.id)
+                if job.finished:  # perhaps by erasure, which takes the label away
+                    label = await self._label(job)
                 if job != last:
-                    yield ingest_pb2.WatchJobResponse(job=await self._status(job))
-                if job.finished:
-                    return
-                last = job
-                await asyncio.sleep(self._limits.watch_interval_s)
+                    yield ingest_pb2.WatchJobResponse(job=to_status(job, label))
 
     async def FetchResult(  # noqa: N802
         self, request: ingest_pb2.FetchResultRequest, caller: Principal
@@ -167,7 +168,10 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
             yield ingest_pb2.FetchResultResponse(chunk=chunk)
 
     async def _status(self, job: Job) -> ingest_pb2.JobStatus:
-        return to_status(job, (await sealed_labels(self._vault, (job,)))[0])
+        return to_status(job, await self._label(job))
+
+    async def _label(self, job: Job) -> bytes:
+        return (await sealed_labels(self._vault, (job,)))[0]
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:

@@ -6,8 +6,10 @@ files ──headers──▶ one patient ──▶ pseudonym, label ─┐
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +66,13 @@ def prepare_study(
     from client.ingest.patients import patient_of
 
     bundle = study_bundle(files)
-    patient = patient_of(files)
+    with ThreadPoolExecutor(1, "digest") as hashing:
+        # Hashing leaves the interpreter to others, so headers are read meanwhile.
+        digest = hashing.submit(bundle.digest)
+        patient = patient_of(files)
     return seal_study(
         bundle.chunks,
-        bundle.digest(),
+        digest.result(),
         tenant=tenant,
         upload_id=order.upload_id,
         recipient=keys.recipient,
@@ -83,12 +88,28 @@ def prepare_study(
 async def study_requests(
     study: SealedStudy, on_progress: Progress | None
 ) -> AsyncGenerator[ingest_pb2.SubmitStudyRequest, None]:
-    """Yield the header, then the ciphertext, encrypted anew."""
+    """Yield the header, then the ciphertext, encrypted anew; one chunk ahead of its reader."""
     yield ingest_pb2.SubmitStudyRequest(header=study.header)
     sent = 0
-    async with contextlib.aclosing(in_thread(study.chunks())) as chunks:
+    async with (
+        contextlib.aclosing(in_thread(study.chunks())) as sealing,
+        contextlib.aclosing(_one_ahead(sealing)) as chunks,
+    ):
         async for chunk in chunks:
             yield ingest_pb2.SubmitStudyRequest(chunk=chunk)
             sent += len(chunk)
             if on_progress is not None:
                 on_progress(sent, study.header.ciphertext_bytes)
+
+
+async def _one_ahead(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield what another iterator yields, whose next piece is made while this one is used."""
+    following = asyncio.ensure_future(anext(chunks, None))
+    try:
+        while (chunk := await following) is not None:
+            following = asyncio.ensure_future(anext(chunks, None))
+            yield chunk
+    finally:
+        # Whoever closes ``chunks`` after this finds it at rest.
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

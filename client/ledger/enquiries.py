@@ -16,6 +16,7 @@ from client.ledger.audit import AuditKey, to_event
 from client.ledger.jobtable import JobTable
 from client.ledger.records import Backlog, Claimable, JobPage
 from client.ledger.schema import events, jobs, to_job
+from client.ledger.service import answers_for, in_service
 from client.ledger.transitions import (
     FINISHED,
     HAS_STUDY,
@@ -141,8 +142,27 @@ class Enquiries:
             )
         return to_job(rows[0])
 
-    async def find_content(self, tenant: str, content_key: str) -> Job | None:
-        """Return the job, under way or done, of the same content; None when there is none."""
+    async def find_content(
+        self, tenant: str, content_key: str, priority: Priority = Priority.ROUTINE
+    ) -> Job | None:
+        """Return the job that answers for the same content; None when there is none.
+
+        Args:
+            tenant: Whose.
+            content_key: See ``NewJob.content_key``.
+            priority: Of the new submission; see ``client.ledger.service.answers_for``.
+        """
+        job = await self._holder(tenant, content_key)
+        if job is None or not answers_for(job, priority, await self.models_in_service()):
+            return None
+        return job
+
+    async def models_in_service(self) -> frozenset[str]:
+        """Return the fingerprint of each different set of models that living workers serve."""
+        rows = await self._table.fetch(in_service(self._clock()))
+        return frozenset(row.fingerprint for row in rows)
+
+    async def _holder(self, tenant: str, content_key: str) -> Job | None:
         found = await self._jobs(and_(jobs.c.tenant == tenant, jobs.c.content_key == content_key))
         return found[0] if found else None
 

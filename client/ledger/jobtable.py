@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,9 @@ from client.audittrail import AuditEntry, AuditEvent
 from client.jobs import Actor, Job, JobState
 from client.ledger.audit import SYSTEM_TENANT, AuditKey, Draft, append, begin_chain
 from client.ledger.migrations.upgrading import upgrade
+from client.ledger.records import ServedModel
 from client.ledger.schema import jobs, to_job
+from client.ledger.service import tell_served
 from client.ledger.transitions import may_become
 from client.sql.transactions import Database
 
@@ -113,6 +115,16 @@ class JobTable:
             return bool((await connection.execute(statement)).all())
 
         return await self._database.write(work)
+
+    async def tell_served(
+        self, worker: str, models: Collection[ServedModel], now: datetime, until: datetime
+    ) -> None:
+        """Note what a worker serves; see ``client.ledger.service``."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await tell_served(connection, worker, models, now, until)
+
+        await self._database.write(work)
 
     async def change_together(
         self,

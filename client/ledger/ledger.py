@@ -12,7 +12,7 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,8 +25,9 @@ from client.jobs import Actor, Job, JobState
 from client.ledger.enquiries import Enquiries
 from client.ledger.jobtable import Change
 from client.ledger.recorder import Recorder
-from client.ledger.records import JobResult, NewJob
+from client.ledger.records import JobResult, NewJob, ServedModel
 from client.ledger.schema import jobs
+from client.ledger.service import answers_for, served_at_claim, served_still
 from client.ledger.transitions import (
     FINISHED,
     HAS_STUDY,
@@ -76,11 +77,12 @@ class Ledger(Enquiries):
     ) -> None:
         super().__init__(url, audit_key, max_attempts=max_attempts, clock=clock)
         self._recorder = Recorder(self._table, clock)
+        self._served: dict[str, tuple[set[ServedModel], datetime]] = {}
 
     # Senders, through the gateway.
 
     async def submit(self, new: NewJob, actor: Actor = GATEWAY) -> tuple[Job, bool]:
-        """Enter a stored study, once for each upload id and each content of a tenant.
+        """Enter a stored study, once for each upload id, and unless an earlier job answers for it.
 
         Args:
             new: The study.
@@ -97,11 +99,21 @@ class Ledger(Enquiries):
                 return await self._table.insert(self._entered(new), actor), True
             except IntegrityError:
                 earlier = await self.find_upload(new.tenant, new.upload_id, new.content_sha256)
-                earlier = earlier or await self.find_content(new.tenant, new.content_key)
+                earlier = earlier or await self._answering(new)
             if earlier is not None:
                 return earlier, False
-            # The job of the same content ended between the two looks.
         raise Conflict(f"Job id {new.id} is taken.")
+
+    async def _answering(self, new: NewJob) -> Job | None:
+        """Return the job that answers for the same content; one that does not makes way."""
+        job = await self._holder(new.tenant, new.content_key)
+        if job is None:  # it ended between the two looks
+            return None
+        if answers_for(job, new.priority, await self.models_in_service()):
+            return job
+        outdated = and_(jobs.c.id == job.id, jobs.c.content_key == new.content_key)
+        await self._table.touch(outdated, {"content_key": None})
+        return None
 
     def _entered(self, new: NewJob) -> dict[str, Any]:
         now = self._clock()
@@ -167,6 +179,26 @@ class Ledger(Enquiries):
 
     # Workers.
 
+    async def serve(
+        self, worker: str, models: Collection[ServedModel], lease_s: float = 60.0
+    ) -> None:
+        """Say which models a worker serves now; cheap when nothing changed, so say it often.
+
+        Until a change is told, results of the models before it are answered again.
+
+        Args:
+            worker: The name that it claims jobs under.
+            models: All of them; none when it stops.
+            lease_s: How long this counts if it is not said again.
+        """
+        now = self._clock()
+        known = self._served.get(worker)
+        if known is not None and known[0] == set(models) and now < known[1]:
+            return
+        self._served.pop(worker, None)
+        await self._table.tell_served(worker, models, now, now + timedelta(seconds=lease_s))
+        self._served[worker] = (set(models), now + timedelta(seconds=lease_s / 3))
+
     async def claim(self, job_id: str, owner: str, lease_s: float) -> Job:
         """Take a job that waits, or whose lease has run out, under a new attempt number.
 
@@ -182,7 +214,9 @@ class Ledger(Enquiries):
         """
         now = self._clock()
         due = and_(unowned(now), jobs.c.tries < self._max_attempts)
-        change = Change(claimed(owner, now + timedelta(seconds=lease_s)), "job.claimed")
+        values = claimed(owner, now + timedelta(seconds=lease_s))
+        values |= {"made_with": served_at_claim(owner, now)}
+        change = Change(values, "job.claimed")
         taken = await self._table.change(and_(jobs.c.id == job_id, due), change)
         if not taken:
             await self._exhaust(jobs.c.id == job_id, Actor(f"worker:{owner}"))
@@ -212,7 +246,8 @@ class Ledger(Enquiries):
         Raises:
             LeaseLost: The job is no longer ours; delete the result.
         """
-        values = ended(JobState.DONE) | result_columns(result) | {"progress": 1.0}
+        values = ended(JobState.DONE) | result_columns(result)
+        values |= {"progress": 1.0, "made_with": served_still(self._clock())}
         return await self._fenced(job, Change(values, "job.finished"))
 
     async def reject(

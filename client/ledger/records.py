@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from client.jobs import Job, JobState, Priority
 from client.objectstore.objects import StoredObject
 
-__all__ = ("Backlog", "Claimable", "JobPage", "JobResult", "NewJob")
+__all__ = ("Backlog", "Claimable", "JobPage", "JobResult", "NewJob", "ServedModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class NewJob:
         patient: The patient's pseudonym, "" for none.
         subject_key_id: The key under which the header is sealed.
         key_id: The worker's key that the study's own key is encrypted for.
-        content_key: Equal for studies whose results would be equal: while one of them is under
-            way or done, another is not entered. "" enters a job in any case.
+        content_key: Equal for studies whose results would be equal: while one of them answers for
+            the others (``client.ledger.service``), another is not entered. "" enters a job in any
+            case.
     """
 
     id: str
@@ -73,3 +74,22 @@ class Backlog:
 
     jobs: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as a worker serves it now: whatever changes its answers changes one of these.
+
+    Attributes:
+        name: Of the model.
+        version: Of its network.
+        engine: What runs the network.
+        network_sha256: Hash of the network, "" where it is not at hand.
+        spec_sha256: Hash of the model's description.
+    """
+
+    name: str
+    version: str
+    engine: str
+    network_sha256: str
+    spec_sha256: str

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from client.jobs import Job, JobState, Priority
 from client.sql.moments import UtcDateTime
 
-__all__ = ("chain_heads", "events", "jobs", "metadata", "to_job")
+__all__ = ("chain_heads", "events", "jobs", "metadata", "served_models", "to_job")
 
 metadata = MetaData()
 
@@ -67,6 +67,8 @@ jobs = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("not_before", UtcDateTime, nullable=False),
     Column("lease_expires_at", UtcDateTime, nullable=True),
+    # ``client.ledger.service`` says what it is for.
+    Column("made_with", String(64), nullable=False, default="", server_default=""),
     UniqueConstraint("tenant", "upload_id", name="one_job_for_each_upload"),
     UniqueConstraint("tenant", "content_key", name="one_job_for_each_content"),
     Index("jobs_by_state", "state", "not_before"),
@@ -105,6 +107,16 @@ chain_heads = Table(
     Column("number", BigInteger, nullable=False),
     Column("hash", String(64), nullable=False),
     Column("mac", String(64), nullable=False),
+)
+
+# What each worker said last that it serves; it counts until ``until``.
+served_models = Table(
+    "served_models",
+    metadata,
+    Column("worker", String(128), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("models", Text, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
 )
 
 _PLAIN = tuple(name for name in Job.__dataclass_fields__ if name in jobs.c)

@@ -9,12 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row, Select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from client.sql.database import open_database, prepare_schema, reading, translated
+from client.sql.database import (
+    READERS,
+    open_database,
+    open_reader,
+    prepare_schema,
+    translated,
+)
 
 __all__ = ("Database",)
 
@@ -36,7 +43,8 @@ class Database:
 
     def __init__(self, url: str, name: str, *, write_ahead: bool = True) -> None:
         self._engine = open_database(url, write_ahead=write_ahead)
-        self._reader = reading(self._engine)
+        self._reader = open_reader(url, write_ahead=write_ahead)
+        self._threads = ThreadPoolExecutor(READERS, f"{name}-reader")
         self._name = name
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -53,16 +61,13 @@ class Database:
         await self._to_its_end(self._close(set(self._running)))
 
     async def fetch(self, query: Select[Any]) -> list[Row[Any]]:
-        """Return what a query finds."""
-
-        async def read(connection: AsyncConnection) -> list[Row[Any]]:
-            return list((await connection.execute(query)).all())
-
-        return await self.read(read)
+        """Return what a query finds; it does not wait for writers."""
+        return await self._to_its_end(self._fetched(query))
 
     async def read(self, work: Work[T]) -> T:
-        """Run a transaction that only reads; it does not wait for writers."""
-        return await self._to_its_end(self._within(self._reader, work))
+        """Run a transaction of several queries that only reads; it does not wait for writers."""
+        only_reads = self._engine.execution_options(only_reads=True)
+        return await self._to_its_end(self._within(only_reads, work))
 
     async def write(self, work: Work[T]) -> T:
         """Run a transaction.
@@ -76,6 +81,15 @@ class Database:
         with translated(self._name):
             await prepare_schema(self._engine, prepare)
 
+    async def _fetched(self, query: Select[Any]) -> list[Row[Any]]:
+        loop = asyncio.get_running_loop()
+        with translated(self._name):
+            return await loop.run_in_executor(self._threads, self._found, query)
+
+    def _found(self, query: Select[Any]) -> list[Row[Any]]:
+        with self._reader.begin() as connection:
+            return list(connection.execute(query).all())
+
     async def _within(self, engine: AsyncEngine, work: Work[T]) -> T:
         with translated(self._name):
             async with engine.begin() as connection:
@@ -84,6 +98,8 @@ class Database:
     async def _close(self, running: set[asyncio.Task[Any]]) -> None:
         await asyncio.gather(*running, return_exceptions=True)
         await self._engine.dispose()
+        await asyncio.to_thread(self._reader.dispose)
+        self._threads.shutdown(wait=False)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.create_task(work)

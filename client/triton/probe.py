@@ -5,6 +5,9 @@ Triton's ready endpoint and repository index go on saying READY after a Python m
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +17,7 @@ from preprocess.geometry import SliceGeometry
 from preprocess.plan import SeriesPlan, plan_series
 from preprocess.spec import ModelSpec
 
-__all__ = ("probe", "synthetic_series")
+__all__ = ("Probe", "probe", "synthetic_series")
 
 SIDE = 64
 
@@ -28,16 +31,48 @@ def synthetic_series(spec: ModelSpec) -> tuple[SeriesPlan, NDArray[np.int16]]:
     return plan_series(spec, stored, grid), stored
 
 
-async def probe(url: str, spec: ModelSpec, timeout_s: float = 10.0) -> None:
-    """Sends the synthetic slice once.
+class Probe:
+    """Sends a model the synthetic slice; an async context manager that keeps its connection.
 
-    Raises:
-        Transient: The server is away, or the model did not answer properly.
-        ConfigurationError: The server does not serve this model as described.
+    Args:
+        url: host:port of Triton's gRPC service.
+        spec: The model.
+        timeout_s: How long one inference may take.
     """
-    plan, slices = synthetic_series(spec)
-    settings = TritonModelSettings(url, request_timeout_s=timeout_s, retry_for_s=0)
-    async with TritonModel(spec, settings) as model:
-        mask = await model.segment(plan, slices)
-    if int(mask.max()) > len(spec.segments):
-        raise Transient(f"{spec.name} answered with class {mask.max()}, which it does not have.")
+
+    def __init__(self, url: str, spec: ModelSpec, timeout_s: float) -> None:
+        settings = TritonModelSettings(url, request_timeout_s=timeout_s, retry_for_s=0)
+        self._model = TritonModel(spec, settings)
+        self._spec = spec
+        self._series = synthetic_series(spec)
+
+    async def __aenter__(self) -> Self:
+        await self._model.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._model.__aexit__(kind, error, trace)
+
+    async def send(self) -> None:
+        """Sends it once.
+
+        Raises:
+            Transient: The server is away, or the model did not answer properly.
+            ConfigurationError: The server does not serve this model as described.
+        """
+        mask = await self._model.segment(*self._series)
+        if int(mask.max()) > len(self._spec.segments):
+            raise Transient(
+                f"{self._spec.name} answered with class {mask.max()}, which it does not have."
+            )
+
+
+async def probe(url: str, spec: ModelSpec, timeout_s: float = 10.0) -> None:
+    """Sends the synthetic slice once; see ``Probe``."""
+    async with Probe(url, spec, timeout_s) as once:
+        await once.send()

@@ -35,6 +35,7 @@ from client.limits import ServiceLimits
 from client.proto import ingest_pb2
 from client.vault.headers import open_study_header
 from tests.gateways import TENANT, GatewayUnderTest, running_gateway
+from tests.ledgers import served
 
 pytestmark = pytest.mark.contract
 
@@ -135,6 +136,37 @@ async def test_watching_shows_every_stage(gateway: GatewayUnderTest, client: Ing
     assert (refused.code, refused.reason) == ("COLOUR", "It is in colour.")
     with pytest.raises(NotFound, match="no result"):
         await client.fetch(job.id)
+
+
+async def test_a_result_is_answered_again_until_a_new_model_is_in_service(
+    gateway: GatewayUnderTest, client: IngestClient
+) -> None:
+    first = await client.submit(FILES)
+    assert (await client.submit(FILES)).id == first.id  # under way: it is joined
+    await gateway.work_once(RESULTS)
+    again = await client.submit(FILES)
+    assert (again.id, again.state) == (first.id, JobState.DONE)
+    assert len(gateway.stored_files()) == 2
+    gateway.models = [served(2)]
+    await gateway.ledger.serve("test", gateway.models)
+    newer = await client.submit(FILES)
+    assert (newer.id != first.id, newer.state) == (True, JobState.RECEIVED)
+    await gateway.work_once(RESULTS)
+    assert (await client.submit(FILES)).id == newer.id
+    assert await client.fetch(first) == await client.fetch(newer) == RESULTS
+
+
+async def test_a_stat_study_is_made_anew_unless_it_is_under_way_as_one(
+    gateway: GatewayUnderTest, client: IngestClient
+) -> None:
+    routine = await client.submit(FILES)
+    urgent = await client.submit(FILES, priority=Priority.STAT)
+    assert urgent.id != routine.id
+    assert (await client.submit(FILES, priority=Priority.STAT)).id == urgent.id
+    done, _ = await gateway.work_once(RESULTS)
+    assert done.id == urgent.id
+    assert (await client.submit(FILES)).id == urgent.id
+    assert (await client.submit(FILES, priority=Priority.STAT)).id != urgent.id
 
 
 async def test_the_same_upload_is_one_job_and_one_object(

@@ -12,7 +12,7 @@ from client.errors import LeaseLost, NotFound, RefusalCode, WrongState
 from client.jobs import Actor, Job, JobState, Priority
 from client.ledger.ledger import Ledger
 from client.objectstore.objects import StoredObject
-from tests.ledgers import LEASE_S, Clock, history, new_job, result_of, submitted
+from tests.ledgers import LEASE_S, Clock, history, new_job, result_of, served, submitted
 
 pytestmark = pytest.mark.contract
 
@@ -39,6 +39,7 @@ async def test_the_same_content_is_one_job_while_it_may_serve(ledger: Ledger) ->
     assert found.id == first.id
     assert await ledger.find_content("cardiology", SAME["content_key"]) is None
     assert (await ledger.submit(new_job(tenant="cardiology", **SAME)))[1]
+    await ledger.serve("w", [served()])
     claimed = await ledger.claim(first.id, "w", LEASE_S)
     finished = await ledger.finish(claimed, result_of(claimed))
     assert await ledger.submit(new_job(**SAME)) == (finished, False)

@@ -32,7 +32,7 @@ async def test_the_revisions_make_the_declared_tables(url: str) -> None:
     async with engine.connect() as connection:
         assert await connection.run_sync(_differences) == []
     await engine.dispose()
-    assert await raw_sql(url, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert await raw_sql(url, "SELECT version_num FROM alembic_version") == [("0002",)]
 
 
 async def test_opening_again_changes_nothing(url: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +19,10 @@ import pytest
 
 from client.errors import ConfigurationError
 from client.triton.embedded import EmbeddedTriton, is_ready
-from client.triton.inference import TritonModel, TritonModelSettings
+from client.triton.inference import TritonModel, TritonModelSettings, connect
 from client.triton.installation import SHARED_MEMORY
 from client.triton.probe import synthetic_series
-from client.triton.server import TritonSettings
+from client.triton.server import TritonSettings, admin_headers
 from client.triton.watchdog import ModelEvent, Watchdog, WatchdogEvent
 from preprocess.spec import ModelSpec
 from tests.processes import alive
@@ -119,6 +119,57 @@ async def test_a_healthy_model_is_left_alone(triton_server: EmbeddedTriton) -> N
         await Watchdog(triton_server.settings, events.append).check(spec)
     assert events == []
     assert stubs(triton_server.pid) == before
+
+
+async def test_a_model_at_work_is_not_probed_and_one_without_work_is(
+    triton_server: EmbeddedTriton,
+) -> None:
+    """An answer to a request proves that the model lives; probes would only take its time."""
+    events: list[WatchdogEvent] = []
+    (spec, *_) = triton_server.settings.specs
+    plan, stored = synthetic_series(spec)
+    watchdog = Watchdog(triton_server.settings, events.append, interval_s=0.5)
+    async with TritonModel(spec, TritonModelSettings(triton_server.url)) as model:
+        async with answers_counted(triton_server, spec) as idle, watched(watchdog):
+            await asyncio.sleep(2.25)
+        async with answers_counted(triton_server, spec) as busy, watched(watchdog):
+            began, requests = time.monotonic(), 0
+            while time.monotonic() - began < 3.0:
+                await model.segment(plan, stored)
+                requests += 1
+    assert events == []
+    assert 2 <= idle[0] <= 3  # at every second look
+    assert requests <= busy[0] <= requests + 1  # the first look knows of no work yet
+
+
+@contextlib.asynccontextmanager
+async def watched(watchdog: Watchdog) -> AsyncIterator[None]:
+    watching = asyncio.create_task(watchdog.run())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def answers_counted(server: EmbeddedTriton, spec: ModelSpec) -> AsyncIterator[list[int]]:
+    """Yield a list that holds, at the end, how many requests the model answered meanwhile."""
+    counted: list[int] = []
+    before = await answers_of(server, spec)
+    yield counted
+    counted.append(await answers_of(server, spec) - before)
+
+
+async def answers_of(server: EmbeddedTriton, spec: ModelSpec) -> int:
+    client = connect(server.url)
+    try:
+        told = await client.get_inference_statistics(
+            spec.name, headers=admin_headers(server.settings.admin_key)
+        )
+    finally:
+        await client.close()
+    return sum(one.inference_stats.success.count for one in told.model_stats)
 
 
 HOST = """

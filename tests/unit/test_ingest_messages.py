@@ -21,9 +21,19 @@ from client.errors import (
     Transient,
     Unauthenticated,
 )
-from client.ingest.messages import Undecodable, check, from_status, state_of, to_status
+from client.ingest.messages import (
+    ChunkStream,
+    Undecodable,
+    check,
+    check_chunk,
+    encoded,
+    from_status,
+    state_of,
+    to_status,
+)
 from client.ingest.statuses import RETRY_AFTER_KEY, Status, error_of, status_of
 from client.jobs import Job, JobState, Priority
+from client.limits import MessageLimits
 from client.proto import ingest_pb2
 
 pytestmark = pytest.mark.unit
@@ -137,3 +147,40 @@ def test_broken_rules_are_named_without_their_values() -> None:
     assert "JANE" not in caught.value.reason
     with pytest.raises(Rejected, match="INVALID_REQUEST"):
         check(Undecodable())
+
+
+LENGTHS = (0, 1, 127, 128, 16_383, 16_384, 65_536, (1 << 21) - 1, 1 << 21, (1 << 21) + 1)
+
+
+@pytest.mark.parametrize("kind", [ingest_pb2.SubmitStudyRequest, ingest_pb2.FetchResultResponse])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunks_are_encoded_as_protobuf_does(kind: type[ChunkStream], length: int) -> None:
+    message = kind(chunk=bytes(range(256)) * (length // 256) + bytes(length % 256))
+    assert encoded(message) == message.SerializeToString()
+
+
+def test_headers_and_empty_messages_are_encoded_as_protobuf_does() -> None:
+    header = ingest_pb2.StudyHeader(version=1, tenant="a")
+    for message in (
+        ingest_pb2.SubmitStudyRequest(),
+        ingest_pb2.SubmitStudyRequest(header=header),
+        ingest_pb2.FetchResultResponse(header=ingest_pb2.ResultHeader(job_id="x")),
+    ):
+        assert encoded(message) == message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "length", [0, 1, 2, *(MessageLimits().max_chunk_bytes + n for n in (-1, 0, 1))]
+)
+def test_chunks_are_held_to_the_same_rules(length: int) -> None:
+    message = ingest_pb2.SubmitStudyRequest(chunk=bytes(length))
+    told = []
+    for judge in (check, lambda each: check_chunk(each, each.chunk)):
+        try:
+            judge(message)
+        except Rejected as error:
+            told.append(str(error))
+        else:
+            told.append("")
+    assert told[0] == told[1]
+    assert bool(told[0]) == (not 1 <= length <= MessageLimits().max_chunk_bytes)

@@ -1,0 +1,85 @@
+"""Watches that wait at the same time share one query, and each gets its own job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+
+import pytest
+
+from client.errors import NotFound
+from client.ingest.watching import Lookout
+from client.jobs import Job
+from client.ledger.ledger import Ledger
+from tests.ledgers import AUDIT_KEY, LEASE_S, submitted
+
+pytestmark = pytest.mark.unit
+
+INTERVAL_S = 0.05
+
+
+class CountedLedger(Ledger):
+    """Counts its looks."""
+
+    looks = 0
+
+    async def known(self, job_ids: Collection[str]) -> dict[str, Job]:  # type: ignore[override]
+        self.looks += 1
+        return await super().known(job_ids)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[CountedLedger]:
+    async with CountedLedger(f"sqlite+aiosqlite:///{tmp_path / 'l.sqlite'}", AUDIT_KEY) as opened:
+        yield opened
+
+
+async def test_fifty_watches_cost_one_look(ledger: CountedLedger) -> None:
+    jobs = [await submitted(ledger) for _ in range(50)]
+    lookout = Lookout(ledger, INTERVAL_S)
+    for looks in (1, 2):
+        assert await asyncio.gather(*(lookout.next(job.id) for job in jobs)) == jobs
+        assert ledger.looks == looks
+
+
+async def test_the_next_look_finds_what_changed_meanwhile(ledger: CountedLedger) -> None:
+    job = await submitted(ledger)
+    lookout = Lookout(ledger, INTERVAL_S)
+    watching = asyncio.create_task(lookout.next(job.id))
+    await asyncio.sleep(0)
+    claimed = await ledger.claim(job.id, "w", LEASE_S)
+    assert await watching == claimed
+
+
+async def test_a_watch_that_ends_does_not_end_the_others(ledger: CountedLedger) -> None:
+    job = await submitted(ledger)
+    lookout = Lookout(ledger, INTERVAL_S)
+    watches = [asyncio.create_task(lookout.next(job.id)) for _ in range(3)]
+    await asyncio.sleep(0)
+    watches[0].cancel()
+    assert await asyncio.gather(*watches[1:]) == [job, job]
+    assert watches[0].cancelled()
+
+
+async def test_the_last_watch_ends_the_look_and_the_next_one_begins_anew(
+    ledger: CountedLedger,
+) -> None:
+    job = await submitted(ledger)
+    lookout = Lookout(ledger, INTERVAL_S)
+    watching = asyncio.create_task(lookout.next(job.id))
+    await asyncio.sleep(0)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert await lookout.next(job.id) == job
+    assert ledger.looks == 1
+
+
+async def test_a_job_that_is_not_there_is_said_to_that_watch_alone(ledger: CountedLedger) -> None:
+    job = await submitted(ledger)
+    lookout = Lookout(ledger, INTERVAL_S)
+    told = await asyncio.gather(
+        lookout.next(job.id), lookout.next("no such job"), return_exceptions=True
+    )
+    assert told[0] == job
+    assert isinstance(told[1], NotFound)
