@@ -1,14 +1,16 @@
-"""The last step on a mask: back on the native grid, and without islands.
+"""The last step on a mask: without islands, and back on the native grid.
 
-masks on the canvas ─▶ native grid ─▶ opened core ─▶ large connected parts ─▶ mask without islands
+masks on the canvas ─▶ opened core ─▶ large connected parts ─▶ masks without islands ─▶ native grid
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from preprocess.bitvolume import Bits, Parts, eroded, grown, pack, unpack
 from preprocess.plan import SeriesPlan
 from preprocess.spec import CleanupSpec, ModelSpec
 
@@ -23,6 +25,10 @@ def native_mask(
 ) -> NDArray[np.uint8]:
     """The mask of a series as it goes into results.
 
+    Islands are removed on the canvas, which holds all that the network said: what is removed does
+    not depend on the scanner's matrix. What the network saw in the margin around the image is no
+    part of it and connects nothing.
+
     Args:
         plan: The plan of the series.
         canvas: The network's masks of all its slices [slices, canvas rows, canvas columns].
@@ -32,8 +38,14 @@ def native_mask(
     Returns:
         Classes [slices, rows, columns] on the native grid.
     """
-    mask = plan.restore(canvas)
-    return remove_islands(mask, spacing_mm, spec.cleanup) if spec.cleanup else mask
+    if spec.cleanup:
+        grid = (spacing_mm[0], *spec.geometry.spacing_mm)
+        (y, x), (height, width) = plan.geometry.offset, plan.geometry.size
+        shown = np.s_[:, y : y + height, x : x + width]
+        cleaned = np.zeros_like(canvas)
+        cleaned[shown] = remove_islands(canvas[shown], grid, spec.cleanup)
+        canvas = cleaned
+    return plan.restore(canvas)
 
 
 def remove_islands(
@@ -57,40 +69,61 @@ def remove_islands(
     Returns:
         A new mask; a copy where there is nothing to judge by.
     """
+    out = mask.copy()
     window = _window(mask)
     if window is None:
-        return mask.copy()
+        return out
     part = mask[window]
-    core = np.isin(part, spec.core)
-    element = ndimage.generate_binary_structure(3, 1)
-    if spacing_mm[0] > spec.opening_mm:
-        element[[0, 2]] = False
+    columns = part.shape[2]
+    core, whole = pack(_is_any(part, spec.core)), pack(part != 0)
+    across = spacing_mm[0] <= spec.opening_mm
     steps = max(1, round(spec.opening_mm / min(spacing_mm[1:])))
     # Beyond the window, as beyond the field of view, the organ may go on.
-    opened = ndimage.binary_erosion(core, element, iterations=steps, border_value=1)
+    opened = eroded(core, columns, steps, across=across)
+    if not opened.any():
+        return out
     kept = _large_parts(opened, spec.min_fraction)
-    if not kept.any():
-        return mask.copy()
     # The corner of a block lies three steps away for each step that was eroded.
-    kept = ndimage.binary_dilation(kept, element, iterations=3 * steps, mask=core)
-    left = np.where(core & ~kept, 0, part)
-    labels, _ = ndimage.label(left > 0)
-    connected = np.isin(labels, np.unique(labels[kept]))
-    out = np.zeros_like(mask)
-    out[window] = np.where(connected, left, 0)
+    kept = grown(kept, core, 3 * steps, across=across)
+    left = whole & ~(core & ~kept)
+    parts = Parts(left)
+    islands = whole & ~parts.select(parts.touched(kept))
+    out[window] *= ~unpack(islands, columns)
     return out
 
 
-def _window(mask: NDArray[np.uint8]) -> tuple[slice, ...] | None:
+def _window(mask: NDArray[np.uint8]) -> tuple[slice, slice, slice] | None:
     """The part of the series that holds anything."""
-    found = ndimage.find_objects((mask > 0).astype(np.uint8))
-    return found[0] if found else None
+    flat = mask.max(axis=0, initial=0)
+    sides = []
+    for found in (mask.max(axis=(1, 2), initial=0), flat.max(axis=1), flat.max(axis=0)):
+        places = np.flatnonzero(found)
+        if len(places) == 0:
+            return None
+        sides.append(slice(int(places[0]), int(places[-1]) + 1))
+    return sides[0], sides[1], sides[2]
 
 
-def _large_parts(core: NDArray[np.bool_], min_fraction: float) -> NDArray[np.bool_]:
-    labels, count = ndimage.label(core)
-    if count == 0:
-        return core
-    voxels = np.bincount(labels.ravel())
-    voxels[0] = 0
-    return np.asarray((voxels >= min_fraction * voxels.max())[labels] & core)
+def _is_any(mask: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:
+    """Where the mask holds one of the classes; those in a row cost two operations together."""
+    found = np.zeros(mask.shape, dtype=np.bool_)
+    for low, high in _ranges(classes):
+        found |= mask - np.uint8(low) <= np.uint8(high - low)
+    return found
+
+
+def _ranges(classes: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each row of consecutive classes."""
+    ranges: list[tuple[int, int]] = []
+    for value in sorted(set(classes)):
+        if ranges and value == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], value)
+        else:
+            ranges.append((value, value))
+    return ranges
+
+
+def _large_parts(core: Bits, min_fraction: float) -> Bits:
+    parts = Parts(core)
+    voxels = parts.sizes()
+    return parts.select(voxels >= min_fraction * voxels.max())

@@ -159,14 +159,16 @@ def restore_mask(mask: NDArray[np.uint8], plan: GeometryPlan) -> NDArray[np.uint
     """
     if mask.shape[-2:] != plan.canvas:
         raise PlanError(f"expected masks of {plan.canvas}, got {mask.shape[-2:]}")
-    shape = plan.native_shape[::-1] if plan.transpose else plan.native_shape
+    sides = plan.native_shape[::-1] if plan.transpose else plan.native_shape
     y0, x0, y1, x1 = plan.region
-    rows, row_inside = _canvas_index(shape[0], y0, y1, plan.size[0], plan.offset[0])
-    columns, column_inside = _canvas_index(shape[1], x0, x1, plan.size[1], plan.offset[1])
-    native = mask[..., rows[:, None], columns[None, :]]
-    if not (row_inside.all() and column_inside.all()):
-        native = np.where(row_inside[:, None] & column_inside[None, :], native, np.uint8(0))
-    return np.ascontiguousarray(native.swapaxes(-1, -2) if plan.transpose else native)
+    rows = _canvas_index(sides[0], y0, y1, plan.size[0], plan.offset[0])
+    columns = _canvas_index(sides[1], x0, x1, plan.size[1], plan.offset[1])
+    if plan.transpose:
+        mask, rows, columns = mask.swapaxes(-1, -2), columns, rows
+    native = np.zeros((*mask.shape[:-2], *plan.native_shape), dtype=np.uint8)
+    for index in np.ndindex(mask.shape[:-2]):
+        _fill(native[index], mask[index], rows, columns)
+    return native
 
 
 def _spacing(geometry: SliceGeometry) -> tuple[float, float]:
@@ -186,11 +188,40 @@ def _plan_axis(
     return (end, start, length) if flip else (start, end, length)
 
 
+def _fill(
+    native: NDArray[np.uint8],
+    canvas: NDArray[np.uint8],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+) -> None:
+    """Copies the part of one canvas that holds anything: single pixels across, then whole rows.
+
+    Args:
+        native: Where to, [rows, columns], all 0.
+        canvas: Where from, its axes in the order of the native ones.
+        rows: Canvas row of every native row, -1 where the canvas does not show it.
+        columns: Canvas column of every native column.
+    """
+    across = _occupied(columns, canvas.max(axis=0))
+    down = _occupied(rows, canvas.max(axis=1))
+    if across.stop == 0 or down.stop == 0:
+        return
+    first, last = sorted((rows[down.start], rows[down.stop - 1]))
+    wide = np.take(canvas[first : last + 1], columns[across], axis=1)
+    native[down, across] = np.take(wide, rows[down] - first, axis=0)
+
+
+def _occupied(index: NDArray[np.intp], occupied: NDArray[np.uint8]) -> slice:
+    """From the first to the last native row or column that shows anything."""
+    places = np.flatnonzero((occupied != 0)[index] & (index >= 0))
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
 def _canvas_index(
     pixels: int, start: float, end: float, length: int, offset: int
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """For each native pixel its canvas index, and whether the canvas shows it at all."""
+) -> NDArray[np.intp]:
+    """For each native pixel its canvas index, -1 where the canvas does not show it."""
     position = (np.arange(pixels) + 0.5 - start) / (end - start)
     inside = (position >= 0) & (position <= 1)
     index = np.clip(np.floor(position * length).astype(np.intp), 0, length - 1)
-    return index + offset, inside
+    return np.where(inside, index + offset, -1)

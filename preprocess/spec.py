@@ -225,7 +225,7 @@ class ModelSpec:
     """A model in service. ``name`` is the Triton ensemble that answers for it.
 
     ``heads`` are what its network answers beside the mask. ``cleanup`` is what is done to a
-    series' mask on its own grid; None leaves it as it is.
+    series' mask on the canvas; None leaves it as it is.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""Measures the structures of a segmented series in one pass over its voxels.
+"""Measures the structures of a segmented series.
 
-series + mask ──bincount──▶ volume, intensity, bounding box of each structure
+series + mask ─▶ tally ─▶ volume, intensity, bounding box of each structure
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dicom.series import Series, Vector
+from client.dicom.tally import Tally, take_tally
 from preprocess.spec import Code, ModelSpec, SegmentSpec
 
 __all__ = ("BoundingBox", "StructureMeasurement", "measure")
@@ -62,7 +63,7 @@ class StructureMeasurement:
 
 
 def measure(
-    series: Series, mask: NDArray[np.uint8], spec: ModelSpec
+    series: Series, mask: NDArray[np.uint8], spec: ModelSpec, tally: Tally | None = None
 ) -> tuple[StructureMeasurement, ...]:
     """Measures every structure that the model knows.
 
@@ -70,66 +71,42 @@ def measure(
         series: The images.
         mask: Class of every voxel, uint8 [slices, rows, columns], on the series' own grid.
         spec: The model; one measurement for each of its segments, in their order.
+        tally: What ``take_tally`` found in the mask; None to take it here.
 
     Raises:
         ValueError: The mask is not on the series' grid, or holds a class the model has not.
     """
-    if mask.shape != series.stored.shape or mask.dtype != np.uint8:
-        raise ValueError(
-            f"expected a uint8 mask of {series.stored.shape}, got {mask.dtype} {mask.shape}"
-        )
-    if mask.max(initial=0) > len(spec.segments):
-        raise ValueError(f"expected classes 0 to {len(spec.segments)}, got {mask.max()}")
-    tally = _tally(series.stored, mask, len(spec.segments) + 1)
+    tally = tally or take_tally(series.stored, mask, len(spec.segments) + 1)
     return tuple(_measurement(series, tally, segment) for segment in spec.segments)
 
 
-@dataclass(frozen=True, eq=False)
-class _Tally:
-    """Per class (last axis): voxels, sum and sum of squares of stored values, occupied indices."""
-
-    voxels: NDArray[np.int64]
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    occupied: tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
-
-
-def _tally(stored: NDArray[np.int16], mask: NDArray[np.uint8], classes: int) -> _Tally:
-    """Counts foreground voxels only, slice by slice to keep memory small."""
-    voxels = np.zeros(classes, dtype=np.int64)
-    total, squares = np.zeros(classes), np.zeros(classes)
-    slices, rows, columns = (np.zeros((n, classes), dtype=bool) for n in mask.shape)
-    for index, (values, labels) in enumerate(zip(stored, mask, strict=True)):
-        places = np.flatnonzero(labels)
-        kind = labels.ravel()[places]
-        weights = values.ravel()[places].astype(np.float64)
-        voxels += np.bincount(kind, minlength=classes)
-        total += np.bincount(kind, weights, classes)
-        squares += np.bincount(kind, weights * weights, classes)
-        slices[index, kind] = True
-        rows[places // mask.shape[2], kind] = True
-        columns[places % mask.shape[2], kind] = True
-    return _Tally(voxels, total, squares, (slices, rows, columns))
-
-
-def _measurement(series: Series, tally: _Tally, segment: SegmentSpec) -> StructureMeasurement:
-    n, value = int(tally.voxels[segment.value]), segment.value
+def _measurement(series: Series, tally: Tally, segment: SegmentSpec) -> StructureMeasurement:
+    value = segment.value
+    n = int(tally.voxels[:, value].sum())
     mean = sd = box = None
     if n:
-        stored_mean = tally.total[value] / n
-        variance = max(tally.squares[value] / n - stored_mean**2, 0.0)
-        mean = float(stored_mean * series.slope + series.intercept)
-        sd = float(np.sqrt(variance) * abs(series.slope))
-        box = _box(series, [np.flatnonzero(axis[:, value]) for axis in tally.occupied])
+        total, squares = int(tally.total[:, value].sum()), int(tally.squares[:, value].sum())
+        mean = total / n * series.slope + series.intercept
+        sd = math.sqrt((n * squares - total * total) / (n * n)) * abs(series.slope)
+        box = _box(series, *_extent(tally, value))
     return StructureMeasurement(
         value, segment.label, segment.type, n, n * series.voxel_ml, mean, sd, box
     )
 
 
-def _box(series: Series, occupied: Sequence[NDArray[np.intp]]) -> BoundingBox:
+def _extent(tally: Tally, value: int) -> tuple[Index, Index]:
+    """Smallest and largest (slice, row, column) of a class that is there."""
+    slices = np.flatnonzero(tally.voxels[:, value])
+    low = [edge[slices, value].min() for edge in (tally.first_row, tally.first_column)]
+    high = [edge[slices, value].max() for edge in (tally.last_row, tally.last_column)]
+    return (
+        (int(slices[0]), int(low[0]), int(low[1])),
+        (int(slices[-1]), int(high[0]), int(high[1])),
+    )
+
+
+def _box(series: Series, first: Index, last: Index) -> BoundingBox:
     """The box in indices, and the upright box in the patient around its eight outer corners."""
-    first = (int(occupied[0][0]), int(occupied[1][0]), int(occupied[2][0]))
-    last = (int(occupied[0][-1]), int(occupied[1][-1]), int(occupied[2][-1]))
     ends = [(low - 0.5, high + 0.5) for low, high in zip(first, last, strict=True)]
     corners = np.array([(*corner, 1.0) for corner in product(*ends)]) @ series.affine.T
     low, high = corners[:, :3].min(axis=0), corners[:, :3].max(axis=0)

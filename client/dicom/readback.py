@@ -42,12 +42,12 @@ def read_mask(segmentation: bytes, series: Series) -> NDArray[np.uint8]:
     }
     mask = np.zeros(series.stored.shape, dtype=np.uint8)
     pixels = dataset.pixel_array.reshape(-1, *mask.shape[1:])
+    shared = dataset.SharedFunctionalGroupsSequence[0]
     for plane, group in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         index = places.get(_source(group))
         if index is None:
             raise ValueError("expected a segmentation of this series, got one of other images")
-        segment = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-        mask[index][plane > 0] = segment
+        mask[index][plane > 0] = _segment(group, shared)
     return mask
 
 
@@ -55,3 +55,9 @@ def _source(group: Dataset) -> tuple[str, int | None]:
     source = group.DerivationImageSequence[0].SourceImageSequence[0]
     number = source.get("ReferencedFrameNumber")
     return str(source.ReferencedSOPInstanceUID), None if number is None else int(number)
+
+
+def _segment(group: Dataset, shared: Dataset) -> int:
+    """Number of the frame's segment, which all frames share where there is only one."""
+    holder = group if "SegmentIdentificationSequence" in group else shared
+    return int(holder.SegmentIdentificationSequence[0].ReferencedSegmentNumber)

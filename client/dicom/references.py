@@ -1,63 +1,43 @@
-"""Source images as the SEG writer needs them: identity and geometry only, always well formed.
+"""A source image as the SEG writer needs it: identity and geometry only, always well formed.
 
-Series ──▶ one bare dataset per single-frame instance, or one for a multi-frame instance
+Series ──▶ a bare dataset of its first single-frame instance, or of its multi-frame instance
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from client.dicom.headers import LOSSY_KEYWORDS
 from client.dicom.series import Series, SourceFrame
 
-__all__ = ("frame_order", "source_references")
+__all__ = ("source_reference",)
 
 
-def source_references(series: Series) -> list[Dataset]:
-    """Builds the source datasets, single-frame ones in slice order.
+def source_reference(series: Series) -> Dataset:
+    """Builds a source dataset that stands for all, with one frame where they are multi-frame.
 
     Scanners' headers break rules that the writer insists on (an unlisted Patient's Sex is enough to
     stop it), so it gets what has been checked; patient and study are copied onto its result later.
     """
-    if series.frames[0].frame_number is not None:
-        return [_multi_frame(series)]
-    references = []
-    for frame in series.frames:
-        reference = _common(series, frame)
-        _add_geometry(reference, reference, reference, series)
+    frame = series.frames[0]
+    reference = _common(series, frame)
+    if frame.frame_number is None:
+        _add_geometry(reference, reference, series)
         reference.ImagePositionPatient = _decimal(frame.position_mm)
-        references.append(reference)
-    return references
-
-
-def frame_order(series: Series, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mask in the order of ``source_references``: frame numbers, or slices as they are."""
-    if series.frames[0].frame_number is None:
-        return mask
-    numbers = [frame.frame_number or 0 for frame in series.frames]
-    return mask[np.argsort(numbers)]
-
-
-def _multi_frame(series: Series) -> Dataset:
-    reference = _common(series, series.frames[0])
-    reference.NumberOfFrames = len(series.frames)
-    shared, measures, orientation = Dataset(), Dataset(), Dataset()
-    _add_geometry(measures, orientation, measures, series)
+        return reference
+    reference.NumberOfFrames = 1
+    measures, orientation, position = Dataset(), Dataset(), Dataset()
+    shared, group = Dataset(), Dataset()
+    _add_geometry(measures, orientation, series)
     shared.PixelMeasuresSequence = [measures]
     shared.PlaneOrientationSequence = [orientation]
+    position.ImagePositionPatient = _decimal(frame.position_mm)
+    group.PlanePositionSequence = [position]
     reference.SharedFunctionalGroupsSequence = [shared]
-    groups = []
-    for frame in sorted(series.frames, key=lambda frame: frame.frame_number or 0):
-        position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = _decimal(frame.position_mm)
-        group.PlanePositionSequence = [position]
-        groups.append(group)
-    reference.PerFrameFunctionalGroupsSequence = groups
+    reference.PerFrameFunctionalGroupsSequence = [group]
     return reference
 
 
@@ -87,14 +67,12 @@ def _common(series: Series, frame: SourceFrame) -> Dataset:
     return reference
 
 
-def _add_geometry(
-    measures: Dataset, orientation: Dataset, thickness: Dataset, series: Series
-) -> None:
+def _add_geometry(measures: Dataset, orientation: Dataset, series: Series) -> None:
     grid = series.geometry
     measures.PixelSpacing = _decimal((grid.row_spacing_mm, grid.column_spacing_mm))
     orientation.ImageOrientationPatient = _decimal(grid.orientation)
-    thickness.SliceThickness = format_number_as_ds(series.slice_thickness_mm)
-    thickness.SpacingBetweenSlices = format_number_as_ds(series.slice_distance_mm)
+    measures.SliceThickness = format_number_as_ds(series.slice_thickness_mm)
+    measures.SpacingBetweenSlices = format_number_as_ds(series.slice_distance_mm)
 
 
 def _decimal(values: Sequence[float]) -> list[str]:

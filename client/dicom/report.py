@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from client.dicom.measure import StructureMeasurement
-from client.dicom.seg import Provenance
+from client.dicom.provenance import Provenance
 from client.dicom.series import Series, SeriesRefusal
 from preprocess.spec import ModelSpec
 

@@ -1,72 +1,47 @@
 """Writes a mask as a DICOM Segmentation that lies exactly on its source images.
 
-Series + mask + ModelSpec ──▶ source references ──highdicom──▶ patient, study ──▶ Part 10 bytes
+Series + ModelSpec ──highdicom──▶ header of one frame ─┐
+mask ─▶ tally ─▶ frames ─▶ functional groups, bits ────┴─▶ Part 10 bytes
 """
 
 from __future__ import annotations
 
-import re
-import uuid
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from hashlib import sha256
-from io import BytesIO
+import struct
+import zlib
+from collections.abc import Sequence
+from io import SEEK_CUR, BytesIO
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence, CoordinateSystemNames, PlanePositionSequence
-from highdicom.color import CIELabColor
-from highdicom.seg import (
-    SegmentAlgorithmTypeValues,
-    Segmentation,
-    SegmentationTypeValues,
-    SegmentDescription,
-)
-from highdicom.sr import CodedConcept
+from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
-from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from client.dicom.attributes import number
-from client.dicom.headers import PATIENT_AND_STUDY
-from client.dicom.quiet import quiet
-from client.dicom.references import frame_order, source_references
+from client.dicom.bitframes import BitFrame, pack_frames, packed_bytes
+from client.dicom.encoding import element, elements, items, joined, padded, sequence
+from client.dicom.framegroups import encode_groups, image_reference
+from client.dicom.provenance import Provenance
+from client.dicom.segheader import encode_model
 from client.dicom.series import Series
-from preprocess.spec import Code, ModelSpec, SegmentSpec
+from client.dicom.tally import Tally, take_tally
+from preprocess.spec import ModelSpec
 
-__all__ = ("Provenance", "build_segmentation", "result_uid")
+__all__ = ("build_segmentation",)
 
-MANUFACTURER = "Hounsfield"
-SERIES_NUMBER_OFFSET = 1000
-"""A result's series number is its source's plus this, so that it sorts behind the images."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What made a result.
-
-    Attributes:
-        job_id: The job, the same on every attempt: results of a repeated attempt keep their UIDs.
-        software_version: Version of this software.
-        engine: Inference engine and device, as "OpenVINO 2026.4 CPU".
-        model_sha256: Hash of the network's weights as served.
-        created_at: When the job was accepted, with its time zone.
-    """
-
-    job_id: str
-    software_version: str
-    engine: str
-    model_sha256: str
-    created_at: datetime
-
-
-def result_uid(series: Series, spec: ModelSpec, provenance: Provenance, kind: str) -> str:
-    """A UUID-derived UID (PS3.5 B.2) that is the same on every attempt at one job."""
-    key = "\0".join((provenance.job_id, series.uid, series.sop_class_uid, spec.sha256, kind))
-    return f"2.25.{uuid.UUID(bytes=sha256(key.encode()).digest()[:16], version=4).int}"
+PREAMBLE_BYTES = 132
+GROUP_LENGTH, TRANSFER_SYNTAX, LAST_OF_META = 0x00020000, 0x00020010, 0x0002FFFF
+REFERENCED_SERIES, REFERENCED_INSTANCE, SOURCE_IMAGE = 0x00081115, 0x0008114A, 0x00082112
+DIMENSION_ORGANIZATION_TYPE, NUMBER_OF_FRAMES = 0x00209311, 0x00280008
+PER_FRAME_GROUPS, PIXEL_DATA = 0x52009230, 0x7FE00010
 
 
 def build_segmentation(
-    series: Series, mask: NDArray[np.uint8], spec: ModelSpec, provenance: Provenance
+    series: Series,
+    mask: NDArray[np.uint8],
+    spec: ModelSpec,
+    provenance: Provenance,
+    tally: Tally | None = None,
+    *,
+    deflated: bool = False,
 ) -> bytes:
     """Encodes a mask as a BINARY Segmentation Storage instance (PS3.3 A.51).
 
@@ -74,118 +49,101 @@ def build_segmentation(
     frames with voxels are stored. A mask without any voxel is stored as the empty frames of its
     middle slice, since an instance without frames may not be.
 
+    highdicom builds the instance for a single frame. The other frames, their pixels and the
+    references to all source images are filled in as bytes.
+
     Args:
         series: The source; each frame refers to its source instance or frame.
         mask: uint8 [slices, rows, columns], 0 or the value of a segment.
         spec: Segments, codes, colours and the algorithm's identity.
         provenance: What made the mask.
+        tally: What ``take_tally`` found in the mask; None to take it here.
+        deflated: Whether to compress it: a small part of the size, for more time and fewer readers.
 
     Returns:
-        A Part 10 file in Explicit VR Little Endian.
+        A Part 10 file in Explicit VR Little Endian, or in Deflated Explicit VR Little Endian.
 
     Raises:
-        ValueError: The mask is not on the series' grid, or holds a value without a segment.
+        ValueError: The mask is not on the series' grid, or holds a value without a segment, or the
+            file would be larger than the format allows.
     """
     if mask.shape != series.stored.shape:
         raise ValueError(f"expected a mask of {series.stored.shape}, got {mask.shape}")
-    pixels = frame_order(series, mask)
-    empty = not mask.any()
-    middle = len(mask) // 2
-    with quiet():
-        seg = Segmentation(
-            source_images=source_references(series),
-            pixel_array=pixels[:1] * 0 if empty else pixels,
-            plane_positions=[_plane_position(series, middle)] if empty else None,
-            segmentation_type=SegmentationTypeValues.BINARY,
-            segment_descriptions=[
-                _describe(segment, spec, result_uid(series, spec, provenance, segment.label))
-                for segment in spec.segments
-            ],
-            series_instance_uid=result_uid(series, spec, provenance, "series"),
-            series_number=_series_number(series),
-            sop_instance_uid=result_uid(series, spec, provenance, "segmentation"),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=_clipped(f"{spec.name} {spec.version}"),
-            software_versions=_clipped(provenance.software_version),
-            device_serial_number=spec.sha256[:16],
-            series_description=_clipped(spec.title),
-            content_label=re.sub(r"[^A-Z0-9_]", "_", spec.name.upper())[:16],
-            content_description=_clipped(spec.intended_use),
-            content_creator_name=MANUFACTURER,
-            specific_character_set="ISO_IR 192",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            omit_empty_frames=not empty,
-        )
-        _settle(seg, series, spec, provenance)
-        stream = BytesIO()
-        seg.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
+    tally = tally or take_tally(series.stored, mask, len(spec.segments) + 1)
+    frames = _frames(series, tally)
+    parts = elements(encode_model(series, spec, provenance)[PREAMBLE_BYTES:])
+    (model,) = items(parts[PER_FRAME_GROUPS])
+    groups = b"".join(encode_groups(model, series, frames))
+    parts[PER_FRAME_GROUPS] = element(PER_FRAME_GROUPS, b"SQ", groups)
+    _refer(parts, series)
+    parts[NUMBER_OF_FRAMES] = element(NUMBER_OF_FRAMES, b"IS", padded(str(len(frames)), b" "))
+    if len(spec.segments) == 1 and _evenly_spaced(series, frames):
+        parts[DIMENSION_ORGANIZATION_TYPE] = element(DIMENSION_ORGANIZATION_TYPE, b"CS", b"3D")
+    size = packed_bytes(len(frames), mask.shape[1:])
+    parts[PIXEL_DATA] = element(PIXEL_DATA, b"OB", b"", size)
+    stream = BytesIO()
+    stream.write(bytes(PREAMBLE_BYTES - 4) + b"DICM")
+    stream.write(joined(parts))
+    _append_pixels(stream, np.ascontiguousarray(mask), frames, tally, size)
+    return _deflated(stream.getvalue(), parts) if deflated else stream.getvalue()
 
 
-def _describe(segment: SegmentSpec, spec: ModelSpec, tracking_uid: str) -> SegmentDescription:
-    return SegmentDescription(
-        segment_number=segment.value,
-        segment_label=segment.label,
-        segmented_property_category=_concept(segment.category),
-        segmented_property_type=_concept(segment.type),
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name=_clipped(spec.title),
-            version=str(spec.version),
-            family=codes.cid7162.ArtificialIntelligence,
-            source=MANUFACTURER,
-            parameters={"model": spec.name, "spec_sha256": spec.sha256},
-        ),
-        tracking_uid=tracking_uid,
-        tracking_id=segment.label,
-        anatomic_regions=[_concept(segment.anatomy)] if segment.anatomy else None,
-        display_color=CIELabColor.from_rgb(*segment.color),
-    )
+def _frames(series: Series, tally: Tally) -> list[BitFrame]:
+    """The frames by segment, then along the normal that makes (slice, row, column) right-handed."""
+    found = tally.voxels > 0
+    empty = not found.any()
+    if empty:
+        found[len(found) // 2, 1:] = True
+    across, down = series.geometry.directions
+    positions = np.array([frame.position_mm for frame in series.frames])
+    order = np.argsort(positions @ np.cross(down, across), kind="stable")
+    order = order[found[order].any(axis=1)]
+    return [
+        BitFrame(value, int(index), rank)
+        for value in range(1, found.shape[1])
+        for rank, index in enumerate(order, 1)
+        if found[index, value]
+    ]
 
 
-def _settle(seg: Segmentation, series: Series, spec: ModelSpec, provenance: Provenance) -> None:
-    """Files the result under the source's patient and study, and fixes what would be random."""
-    header = series.header
-    for keyword in PATIENT_AND_STUDY:
-        if keyword in header:
-            seg.add(header[keyword])
-    moment = _local(provenance.created_at, str(header.get("TimezoneOffsetFromUTC", "")))
-    for prefix in ("InstanceCreation", "Content", "Series"):
-        setattr(seg, f"{prefix}Date", moment.strftime("%Y%m%d"))
-        setattr(seg, f"{prefix}Time", moment.strftime("%H%M%S"))
-    for equipment in seg.ContributingEquipmentSequence:
-        equipment["ContributionDateTime"].value = moment.strftime("%Y%m%d%H%M%S")
-    organization = result_uid(series, spec, provenance, "dimensions")
-    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organization
+def _refer(parts: dict[int, bytes], series: Series) -> None:
+    """Refers to all source instances (PS3.3 C.12.2 and C.7.6.1), in the order of the slices."""
+    several = series.frames[0].frame_number is None
+    frames = series.frames if several else series.frames[:1]
+    references = [image_reference(series, frame) for frame in frames]
+    parts[SOURCE_IMAGE] = sequence(SOURCE_IMAGE, references)
+    (content,) = items(parts[REFERENCED_SERIES])
+    inner = elements(content)
+    inner[REFERENCED_INSTANCE] = sequence(REFERENCED_INSTANCE, references)
+    parts[REFERENCED_SERIES] = sequence(REFERENCED_SERIES, [joined(inner)])
 
 
-def _local(moment: datetime, offset: str) -> datetime:
-    """The moment in the zone that the study's own times are in, where it names one."""
-    found = re.fullmatch(r"([+-])(\d\d)(\d\d)", offset.strip())
-    if found is None:
-        return moment
-    sign, hours, minutes = found.groups()
-    shift = timedelta(hours=int(hours), minutes=int(minutes))
-    return moment.astimezone(timezone(-shift if sign == "-" else shift))
+def _evenly_spaced(series: Series, frames: Sequence[BitFrame]) -> bool:
+    """Whether a single segment's frames make a volume, in the order that their sources have."""
+    sources = [series.frames[index] for index in sorted(frame.slice_index for frame in frames)]
+    sources.sort(key=lambda source: source.frame_number or 0)
+    positions = [source.position_mm for source in sources]
+    spacing, _ = get_volume_positions(positions, series.geometry.orientation, sort=False)
+    return len(sources) > 1 and spacing is not None and spacing > 0
 
 
-def _plane_position(series: Series, index: int) -> PlanePositionSequence:
-    return PlanePositionSequence(
-        CoordinateSystemNames.PATIENT, list(series.frames[index].position_mm)
-    )
+def _append_pixels(
+    stream: BytesIO, mask: NDArray[np.uint8], frames: Sequence[BitFrame], tally: Tally, size: int
+) -> None:
+    """Packs the frames where they will stay, without a copy of all pixel data."""
+    start = stream.tell()
+    stream.seek(size - 1, SEEK_CUR)
+    stream.write(b"\0")
+    with stream.getbuffer() as buffer:
+        pack_frames(mask, frames, tally, np.frombuffer(buffer, dtype=np.uint8)[start:])
 
 
-def _series_number(series: Series) -> int:
-    source = number(series.header, "SeriesNumber") or 0.0
-    return SERIES_NUMBER_OFFSET + int(min(abs(source), 1e6))
-
-
-def _concept(code: Code) -> CodedConcept:
-    return CodedConcept(code.value, code.scheme, code.meaning)
-
-
-def _clipped(text: str) -> str:
-    """At most 64 characters, as value representation LO allows."""
-    return text[:64]
+def _deflated(file: bytes, parts: dict[int, bytes]) -> bytes:
+    """The same file with its data set deflated (PS3.5 A.5); its meta information never is."""
+    meta = {tag: part for tag, part in parts.items() if GROUP_LENGTH < tag <= LAST_OF_META}
+    start = PREAMBLE_BYTES + len(parts[GROUP_LENGTH]) + len(joined(meta))
+    syntax = padded(DeflatedExplicitVRLittleEndian, b"\0")
+    meta[TRANSFER_SYNTAX] = element(TRANSFER_SYNTAX, b"UI", syntax)
+    length = element(GROUP_LENGTH, b"UL", struct.pack("<I", len(joined(meta))))
+    body = zlib.compress(memoryview(file)[start:], level=1, wbits=-zlib.MAX_WBITS)
+    return b"".join((file[:PREAMBLE_BYTES], length, joined(meta), body, b"\0" * (len(body) % 2)))

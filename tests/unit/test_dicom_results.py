@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from client.dicom.measure import measure
+from client.dicom.provenance import Provenance, result_uid
 from client.dicom.readback import read_mask, source_series_uid
 from client.dicom.reader import read_study
 from client.dicom.report import SCHEMA, series_result, write_report
-from client.dicom.seg import Provenance, build_segmentation, result_uid
+from client.dicom.seg import build_segmentation
 from client.dicom.series import Series, SeriesRefusal
 from client.errors import RefusalCode
 from client.limits import ReadLimits

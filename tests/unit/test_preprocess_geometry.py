@@ -159,6 +159,52 @@ def test_the_round_trip_is_exact_on_two_pixel_distances(flip: int) -> None:
         np.testing.assert_array_equal(restore_mask(to_canvas(native, plan), plan), native)
 
 
+def plain_restore(mask: NDArray[np.uint8], plan: GeometryPlan) -> NDArray[np.uint8]:
+    """Every native pixel looked up by itself."""
+    rows, columns = plan.native_shape[:: -1 if plan.transpose else 1]
+    native = np.zeros((*mask.shape[:-2], rows, columns), np.uint8)
+    places = []
+    for axis, side in enumerate((rows, columns)):
+        start, end = plan.region[axis], plan.region[axis + 2]
+        position = (np.arange(side) + 0.5 - start) / (end - start)
+        index = np.clip(np.floor(position * plan.size[axis]), 0, plan.size[axis] - 1)
+        places.append((index.astype(int) + plan.offset[axis], (position >= 0) & (position <= 1)))
+    (down, seen_down), (across, seen_across) = places
+    native = mask[..., down[:, None], across] * (seen_down[:, None] & seen_across)
+    return native.swapaxes(-1, -2) if plan.transpose else native
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    spacing=st.tuples(st.floats(0.3, 9.0), st.floats(0.3, 9.0)),
+    orientation=st.sampled_from(list(signed_orientations())),
+    spec=st.sampled_from(
+        [SPEC, UNEQUAL, GeometrySpec((1.0, 2.0), (32, 48)), GeometrySpec((0.5, 0.5), (64, 16))]
+    ),
+    slices=st.sampled_from([(), (1,), (3,), (2, 2), (0,)]),
+    seed=st.integers(0, 2**32 - 1),
+    filled=st.sampled_from([0.0, 0.0005, 0.1, 1.0]),
+)
+def test_masks_come_back_as_when_each_pixel_is_looked_up(
+    *,
+    shape: tuple[int, int],
+    spacing: tuple[float, float],
+    orientation: Orientation,
+    spec: GeometrySpec,
+    slices: tuple[int, ...],
+    seed: int,
+    filled: float,
+) -> None:
+    plan = plan_geometry(spec, SliceGeometry(*shape, *spacing, orientation))
+    rng = np.random.default_rng(seed)
+    canvas = rng.integers(1, 256, (*slices, *spec.size)).astype(np.uint8)
+    canvas[rng.random(canvas.shape) >= filled] = 0
+    native = restore_mask(canvas, plan)
+    np.testing.assert_array_equal(native, plain_restore(canvas, plan))
+    assert native.flags.c_contiguous
+
+
 def test_what_the_canvas_cannot_show_comes_back_as_background() -> None:
     plan = plan_geometry(SPEC, SliceGeometry(400, 300, 1.0, 1.0, AXIAL))
     back = restore_mask(np.full((256, 256), 7, dtype=np.uint8), plan)
