@@ -58,13 +58,18 @@ class Settings:
     triton_url: str = _setting(
         "", "host:port of Triton's gRPC service; empty: an embedded Triton on loopback."
     )
+    triton_worker_key: str = _setting(
+        "",
+        "Opens Triton's shared memory and statistics to the worker, where it runs beside Triton; "
+        "empty: slices travel in messages.",
+    )
     model_repository: str = _setting("", "Triton's model repository; empty: the project's own.")
     profile: str = _setting("cpu", "Model configurations to serve: cpu or gpu.")
     studies_in_flight: int = _setting(
         3, "Studies one worker processes at a time; one more place is kept for STAT.", minimum=1
     )
     slices_in_flight: int = _setting(
-        8, "Slices of one study that Triton holds at a time.", minimum=1
+        64, "Slices that Triton holds at a time, at most; how many follows its queue.", minimum=1
     )
     lease_s: float = _setting(
         30.0, "Seconds without a heartbeat after which a job is taken over.", minimum=1
@@ -77,6 +82,9 @@ class Settings:
     )
     read_memory_mib: int = _setting(
         8192, "Address space of the isolated reader of one study, MiB.", minimum=512
+    )
+    memory_mib: int = _setting(
+        8192, "Memory of the studies in work of one worker, MiB; a larger one waits.", minimum=64
     )
     max_study_mib: int = _setting(4096, "Largest study accepted, MiB of plaintext.", minimum=1)
     max_queued: int = _setting(
@@ -138,9 +146,9 @@ class Settings:
         return {f"{PREFIX}{f.name.upper()}": str(getattr(self, f.name)) for f in fields(self)}
 
     def __repr__(self) -> str:
-        """Name every setting, with the token and passwords in URLs masked."""
+        """Name every setting, with token, key and passwords in URLs masked."""
         shown = {f.name: _mask(str(getattr(self, f.name))) for f in fields(self)}
-        shown["token"] = "***" if self.token else ""
+        shown |= {name: "***" for name in ("token", "triton_worker_key") if getattr(self, name)}
         inner = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"Settings({inner})"
 

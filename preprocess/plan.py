@@ -31,20 +31,41 @@ class SeriesPlan:
             stored: Stored values [rows, columns] on the native grid.
 
         Raises:
+            PlanError: As for ``batch``.
+        """
+        each = self.batch(stored[None]).items()
+        return {name: np.array(tensors[0], order="C") for name, tensors in each}
+
+    def batch(self, stored: NDArray[np.int16]) -> dict[str, NDArray[Any]]:
+        """The inputs of the model for several slices, by tensor name, batch axis first.
+
+        Args:
+            stored: Stored values [slices, rows, columns] on the native grid.
+
+        Returns:
+            Views, to be copied to where they go; they need not be contiguous.
+
+        Raises:
             PlanError: Not int16, or not the shape that was planned.
         """
-        if stored.dtype != np.int16 or stored.shape != self.geometry.native_shape:
+        if stored.dtype != np.int16 or stored.shape[1:] != self.geometry.native_shape:
             raise PlanError(
-                f"expected int16 {self.geometry.native_shape}, got {stored.dtype} {stored.shape}"
+                f"expected int16 {self.geometry.native_shape}, "
+                f"got {stored.dtype} {stored.shape[1:]}"
             )
-        image = stored.T if self.geometry.transpose else stored
         plan = self.intensity
         values = (plan.scale, plan.offset, plan.gain, plan.bias)
-        return {
-            self.names.image: np.ascontiguousarray(image),
+        one = {
             self.names.region: np.array(self.geometry.region, dtype=np.float32),
             self.names.size: np.array(self.geometry.size, dtype=np.int32),
             self.names.intensity: np.array(values, dtype=np.float32),
+        }
+        return {
+            self.names.image: stored.swapaxes(1, 2) if self.geometry.transpose else stored,
+            **{
+                name: np.broadcast_to(each, (len(stored), *each.shape))
+                for name, each in one.items()
+            },
         }
 
     def restore(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -61,9 +61,11 @@ def local_services(settings: Settings) -> LocalServices:
         triton = TritonSettings(
             repository=Path(settings.model_repository), profile=settings.profile
         ).resolved()
-        settings = replace(settings, triton_url=triton.grpc_url)
+        settings = replace(
+            settings, triton_url=triton.grpc_url, triton_worker_key=triton.worker_key
+        )
         services.append(_triton(triton))
-    services += [_gateway(settings), _worker(settings)]
+    services += [_gateway(replace(settings, triton_worker_key="")), _worker(settings)]
     return LocalServices(tuple(services), triton, settings)
 
 

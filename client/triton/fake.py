@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.errors import RefusalCode, Rejected
 from client.jobs import Priority
 from client.triton.inference import ModelIdentity, Progress
+from client.triton.slots import Slots
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
 from preprocess.reference import network_image
@@ -32,11 +33,15 @@ class FakeSegmenter:
     Args:
         spec: The model.
         network: From network input [canvas rows, canvas columns] to a mask of the same shape.
+        slots: Shared with others; None: this one has its own, for a slice at a time.
     """
 
-    def __init__(self, spec: ModelSpec, network: Network = threshold) -> None:
+    def __init__(
+        self, spec: ModelSpec, network: Network = threshold, slots: Slots | None = None
+    ) -> None:
         self._spec = spec
         self._network = network
+        self._slots = slots or Slots(1)
 
     @property
     def spec(self) -> ModelSpec:
@@ -53,8 +58,10 @@ class FakeSegmenter:
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.zeros((len(slices), *self._spec.geometry.size), dtype=np.uint8)
+        line = self._slots.line(priority)
         for index, stored in enumerate(slices):
-            masks[index] = await asyncio.to_thread(self._segment_slice, plan, stored)
+            async with line.place(1):
+                masks[index] = await asyncio.to_thread(self._segment_slice, plan, stored)
             if progress is not None:
                 progress(index + 1)
         return masks

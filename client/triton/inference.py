@@ -6,25 +6,29 @@ slices, plan ─▶ requests ─▶ Triton ensemble ─▶ masks on the canvas
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2_grpc as services
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from client.errors import RefusalCode, Rejected
 from client.jobs import Priority
+from client.triton.backlog import Backlog
+from client.triton.carrier import Carrier
+from client.triton.slots import Slots
 from client.triton.statuses import RETRIED, status_of, translate
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
-from preprocess.serving.configured import MASK, OUTPUTS
 from preprocess.spec import ModelSpec
 
 __all__ = ("ModelIdentity", "Segmenter", "TritonModel", "TritonModelSettings", "connect")
@@ -112,17 +116,21 @@ class TritonModelSettings:
 
     Attributes:
         url: host:port of Triton's gRPC service.
-        slices_in_flight: Most slices of one call that Triton holds at a time.
+        slices_in_flight: Most slices that Triton ever holds at a time, unless ``Slots`` are shared.
         slices_per_request: Slices sent together.
         request_timeout_s: Deadline of one request.
         retry_for_s: How long a request is tried again while the server is away.
+        worker_key: Opens the server's shared memory and statistics, and is why they are tried at
+            all; a server that is not restricted takes any. Empty: slices travel in messages, and
+            what Triton holds does not follow its queue.
     """
 
     url: str
-    slices_in_flight: int = 8
+    slices_in_flight: int = 64
     slices_per_request: int = 4
     request_timeout_s: float = 60.0
     retry_for_s: float = 20.0
+    worker_key: str = field(default="", repr=False)
 
 
 class TritonModel:
@@ -132,24 +140,43 @@ class TritonModel:
         spec: The model.
         settings: How to call it.
         repository: The model repository, where it is at hand, for the network's hash.
+        slots: Shared by all models on the same server; None: this model has its own.
     """
 
     def __init__(
-        self, spec: ModelSpec, settings: TritonModelSettings, repository: Path | None = None
+        self,
+        spec: ModelSpec,
+        settings: TritonModelSettings,
+        repository: Path | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._repository = repository
-        self._client: Any = None
+        self._slots = slots or Slots(settings.slices_in_flight)
         self._hashes: dict[str, str] = {}
+        self._owned = contextlib.AsyncExitStack()
 
     @property
     def spec(self) -> ModelSpec:
         """The model's description."""
         return self._spec
 
+    @property
+    def way(self) -> str:
+        """How the last slices travelled, see ``Carrier.way``; inside the context."""
+        return self._carrier.way
+
     async def __aenter__(self) -> Self:
-        self._client = connect(self._settings.url)
+        channel = grpc.aio.insecure_channel(self._settings.url, options=CHANNEL_ARGUMENTS)
+        await self._owned.enter_async_context(channel)
+        self._service: Any = services.GRPCInferenceServiceStub(channel)
+        self._carrier = Carrier(channel, self._spec, self._settings.worker_key)
+        self._owned.push_async_callback(self._carrier.close)
+        if key := self._settings.worker_key:
+            step = self._settings.slices_per_request
+            backlog = Backlog(channel, self._spec, self._slots, step, worker_key=key)
+            self._owned.push_async_callback(_end, asyncio.create_task(backlog.run()))
         return self
 
     async def __aexit__(
@@ -158,7 +185,7 @@ class TritonModel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._client.close()
+        await self._owned.aclose()
 
     async def segment(
         self,
@@ -169,30 +196,33 @@ class TritonModel:
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
-        masks = np.zeros((len(slices), *self._spec.geometry.size), dtype=np.uint8)
+        masks = np.empty((len(slices), *self._spec.geometry.size), dtype=np.uint8)
         step = self._settings.slices_per_request
-        starts = iter(range(0, len(slices), step))
+        starts = range(0, len(slices), step)
+        todo, line = iter(starts), self._slots.line(priority)
         done = 0
 
-        async def work(todo: Iterator[int]) -> None:
+        async def work() -> None:
             nonlocal done
             for start in todo:
                 part = slices[start : start + step]
-                masks[start : start + step] = await self._infer(self._inputs(plan, part))
+                async with line.place(len(part)):
+                    await self._infer(plan, part, masks[start : start + step])
                 done += len(part)
                 if progress is not None:
                     progress(done)
 
-        lanes = max(1, self._settings.slices_in_flight // step)
-        await _together([work(starts) for _ in range(min(lanes, len(slices)))])
+        await _together([work() for _ in range(min(self._slots.most, len(starts)))])
         return masks
 
     async def identity(self) -> ModelIdentity:
         """See ``Segmenter.identity``."""
-        server = await self._call("get_server_metadata")
-        network = f"{self._spec.name}_net"
-        version = max((await self._call("get_model_metadata", network)).versions, key=int)
-        config = (await self._call("get_model_config", network)).config
+        name, service = f"{self._spec.name}_net", self._service
+        server = await self._ask(service.ServerMetadata, messages.ServerMetadataRequest())
+        network = await self._ask(service.ModelMetadata, messages.ModelMetadataRequest(name=name))
+        version = max(network.versions, key=int)
+        answer = await self._ask(service.ModelConfig, messages.ModelConfigRequest(name=name))
+        config = answer.config
         return ModelIdentity(
             name=self._spec.name,
             version=version,
@@ -211,39 +241,29 @@ class TritonModel:
             self._hashes[version] = await asyncio.to_thread(_sha256, path)
         return self._hashes[version]
 
-    def _inputs(self, plan: SeriesPlan, part: NDArray[np.int16]) -> list[InferInput]:
+    async def _infer(
+        self, plan: SeriesPlan, part: NDArray[np.int16], masks: NDArray[np.uint8]
+    ) -> None:
         try:
-            each = [plan.tensors(stored) for stored in part]
+            inputs = plan.batch(part)
         except PlanError as error:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
-        return [_input(name, np.stack([tensors[name] for tensors in each])) for name in each[0]]
+        await self._call(lambda timeout_s: self._carrier.infer(inputs, masks, timeout_s))
 
-    async def _infer(self, inputs: list[InferInput]) -> NDArray[np.uint8]:
-        """Asks for the mask alone, the ensemble and, through it, the network."""
-        name = self._spec.tensors.mask
-        result = await self._call(
-            "infer",
-            self._spec.name,
-            inputs,
-            outputs=[InferRequestedOutput(name)],
-            parameters={OUTPUTS: MASK},
-        )
-        masks: NDArray[np.uint8] = result.as_numpy(name)
-        return masks
+    async def _ask(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:
+        return await self._call(lambda timeout_s: method(request, timeout=timeout_s))
 
-    async def _call(self, method: str, *arguments: object, **options: object) -> Any:
+    async def _call(self, call: Callable[[float], Awaitable[Any]]) -> Any:
         """Calls the server, again and again while it is away, within the stated limits."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._settings.retry_for_s
         pause_s = 0.05
         while True:
             try:
-                return await getattr(self._client, method)(
-                    *arguments, client_timeout=self._settings.request_timeout_s, **options
-                )
-            except InferenceServerException as error:
+                return await call(self._settings.request_timeout_s)
+            except grpc.aio.AioRpcError as error:
                 if status_of(error) not in RETRIED or loop.time() + pause_s > give_up:
-                    raise translate(error, f"{method} with {self._spec.name}") from error
+                    raise translate(error, f"a call of {self._spec.name}") from error
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
 
@@ -253,10 +273,9 @@ def connect(url: str) -> Any:
     return InferenceServerClient(url, channel_args=CHANNEL_ARGUMENTS)
 
 
-def _input(name: str, array: NDArray[Any]) -> InferInput:
-    tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-    tensor.set_data_from_numpy(array)
-    return tensor
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _sha256(path: Path) -> str:
@@ -266,8 +285,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def _together(coroutines: list[Any]) -> None:
+async def _together(coroutines: list[Coroutine[Any, Any, None]]) -> None:
     """Runs all; the first error cancels the others and is raised as it is."""
+    if len(coroutines) == 1:
+        await coroutines[0]
+        return
     try:
         async with asyncio.TaskGroup() as group:
             for coroutine in coroutines:

@@ -26,6 +26,8 @@ __all__ = (
 INSTALL_COMMAND = "pip install --no-deps nvidia-pytriton==0.7.0"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Triton's Python backend keeps its regions
 SHARED_MEMORY_PREFIX = "hounsfield_triton_"
+KEPT_BUFFER_BYTES = 32 << 20
+"""Largest freed memory that a process of the server keeps for its next slice (mallopt(3))."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Installation:
             "LD_LIBRARY_PATH": str(library or ""),
             "HOME": str(Path.home()),
             "LANG": "C.UTF-8",
+            # Buffers of pixels come and go with every slice. As glibc would have it, each is mapped
+            # anew and its pages are zeroed one fault at a time, which costs more than its contents.
+            "MALLOC_MMAP_THRESHOLD_": str(KEPT_BUFFER_BYTES),
+            "MALLOC_TRIM_THRESHOLD_": str(4 * KEPT_BUFFER_BYTES),
+            # One slice, one thread: the models' arrays are too small to be shared out.
+            "OPENBLAS_NUM_THREADS": "1",
         }
 
 

@@ -5,6 +5,7 @@ TritonSettings ─▶ resolved (free ports, models) ─▶ server_command ─▶
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import socket
 import sys
@@ -16,9 +17,17 @@ from client.errors import ConfigurationError
 from client.triton.installation import find_installation
 from preprocess.spec import ModelSpec, SpecError, find_model_specs
 
-__all__ = ("ServerCommand", "TritonSettings", "admin_headers", "server_command")
+__all__ = (
+    "ServerCommand",
+    "TritonSettings",
+    "admin_headers",
+    "server_command",
+    "worker_headers",
+)
 
-RESTRICTED = ("shared-memory", "model-repository", "statistics", "trace", "logging")
+ADMIN_PROTOCOLS = ("model-repository", "trace", "logging")
+WORKER_PROTOCOLS = ("shared-memory", "statistics")
+_HEADER = "triton-grpc-protocol-"
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,8 @@ class TritonSettings:
         host: Address to listen on; not meant to be anything but loopback.
         grpc_port: 0 means a free one.
         metrics_port: 0 means a free one.
-        admin_key: Opens the restricted protocols (load and unload models, statistics).
+        admin_key: Opens every restricted protocol: loading models, trace and log settings, and what
+            the worker's key opens.
         exit_timeout_s: How long requests in flight may take after SIGTERM.
     """
 
@@ -49,6 +59,15 @@ class TritonSettings:
     def grpc_url(self) -> str:
         """host:port of the gRPC service."""
         return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def worker_key(self) -> str:
+        """Opens shared memory and statistics alone; the admin key cannot be had from it.
+
+        Not everybody may have these: who registers a region can name one of another program of
+        this user, and have the server read it or write to it.
+        """
+        return _worker_key(self.admin_key)
 
     @property
     def specs(self) -> tuple[ModelSpec, ...]:
@@ -87,7 +106,7 @@ class ServerCommand:
     """How to start the server.
 
     Attributes:
-        argv: Program and arguments. The admin key is among them.
+        argv: Program and arguments. The keys are among them.
         env: The whole environment.
     """
 
@@ -129,7 +148,8 @@ def server_command(settings: TritonSettings) -> ServerCommand:
         f"--metrics-port={settings.metrics_port}",
         "--allow-gpu-metrics=false",
         "--pinned-memory-pool-byte-size=0",
-        f"--grpc-restricted-protocol={','.join(RESTRICTED)}:admin-key={settings.admin_key}",
+        f"--grpc-restricted-protocol={','.join(ADMIN_PROTOCOLS)}:admin-key={settings.admin_key}",
+        f"--grpc-restricted-protocol={','.join(WORKER_PROTOCOLS)}:worker-key={settings.worker_key}",
         f"--exit-timeout-secs={settings.exit_timeout_s}",
     )
     return ServerCommand(
@@ -138,8 +158,17 @@ def server_command(settings: TritonSettings) -> ServerCommand:
 
 
 def admin_headers(admin_key: str) -> dict[str, str]:
-    """The gRPC metadata that opens the restricted protocols."""
-    return {"triton-grpc-protocol-admin-key": admin_key}
+    """The gRPC metadata that opens all restricted protocols."""
+    return {f"{_HEADER}admin-key": admin_key, **worker_headers(_worker_key(admin_key))}
+
+
+def worker_headers(worker_key: str) -> dict[str, str]:
+    """The gRPC metadata that opens shared memory and statistics."""
+    return {f"{_HEADER}worker-key": worker_key}
+
+
+def _worker_key(admin_key: str) -> str:
+    return hmac.digest(admin_key.encode(), b"worker", "sha256").hex()
 
 
 def _free_ports(host: str, count: int) -> list[int]:

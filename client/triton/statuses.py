@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grpc
+
 from client.errors import ClientError, ConfigurationError, Transient
 
 __all__ = ("RETRIED", "status_of", "translate")
@@ -13,7 +15,9 @@ TRANSIENT = RETRIED - {"NOT_FOUND"} | {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"
 
 
 def status_of(error: BaseException) -> str:
-    """Name of the gRPC status of a ``tritonclient`` error, ``UNKNOWN`` where it has none."""
+    """Name of the status of a ``grpc`` or ``tritonclient`` error, ``UNKNOWN`` where it has none."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return str(error.code().name)
     status = getattr(error, "status", lambda: None)()
     return str(status or "UNKNOWN").rpartition(".")[2]
 
@@ -22,7 +26,7 @@ def translate(error: Exception, what: str) -> ClientError:
     """Chooses the error to raise for a failed call.
 
     Args:
-        error: What ``tritonclient`` raised.
+        error: What ``grpc`` or ``tritonclient`` raised.
         what: The call, for the message: "inference with brain_mr".
 
     Returns:

@@ -1,18 +1,17 @@
-"""First step of a model on the CPU: the DALI pipeline inside Triton's Python backend.
+"""First step of a model on the CPU, inside Triton's Python backend.
 
 image, region, size, intensity ─▶ network
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.pipeline import build_pipeline
+from preprocess.cpu import prepare_slice
 from preprocess.serving.deadlock import end_when_stuck
 from preprocess.serving.regions import close_regions
 from preprocess.serving.tensors import invalid, quiet_capsules, read, respond
@@ -25,41 +24,30 @@ class PreparingModel:
     """Serves ``<model>_prep`` by the description in the folder ``<model>`` beside it."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Builds the pipeline for as many slices as the configuration allows in one batch."""
+        """Reads the description."""
         close_regions()
         quiet_capsules()
         folder = Path(args["model_repository"])
         name = args["model_name"].removesuffix("_prep")
         self._spec = load_model_spec(folder.parent / name / "model.yaml")
-        config = json.loads(args["model_config"])
-        self._pipeline = build_pipeline(
-            self._spec, device="cpu", max_batch_size=int(config["max_batch_size"])
-        )
-        self._pipeline.build()
         end_when_stuck()
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Preprocesses the slices of all requests in one run; wrong requests fail alone."""
-        names = self._spec.tensors
+        """Preprocesses the slices of all requests; wrong requests fail alone."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        names, canvas = self._spec.tensors, self._spec.geometry.size
         keys = (names.image, names.region, names.size, names.intensity)
-        responses: list[Any] = [None] * len(requests)
-        slices: dict[str, list[NDArray[Any]]] = {key: [] for key in keys}
-        counts: dict[int, int] = {}
-        for index, request in enumerate(requests):
-            tensors = {key: read(request, key) for key in keys}
-            wrong = complaint(*(tensors[key] for key in keys), canvas=self._spec.geometry.size)
-            if wrong:
-                responses[index] = invalid(wrong)
-                continue
-            counts[index] = len(tensors[names.image])
-            for key in keys:
-                slices[key].extend(tensors[key])
-        if counts:
-            ready = np.array(self._pipeline.run(**slices)[0].as_tensor())
-            parts = np.split(ready, np.cumsum([*counts.values()])[:-1])
-            for index, part in zip(counts, parts, strict=True):
-                responses[index] = respond({names.network: part})
-        return responses
+        tensors = {key: read(request, key) for key in keys}
+        wrong = complaint(*tensors.values(), canvas=canvas)
+        if wrong:
+            return invalid(wrong)
+        ready = np.empty((len(tensors[names.image]), 1, *canvas), dtype=np.float32)
+        for index, place in enumerate(ready):
+            one = {key: tensor[index] for key, tensor in tensors.items()}
+            prepare_slice(self._spec, one, place[0])
+        return respond({names.network: ready})
 
 
 def complaint(
@@ -75,12 +63,14 @@ def complaint(
         return f"image: expected at least one pixel, got shape {image.shape}"
     if not np.isfinite(intensity).all():
         return "intensity: expected four finite numbers"
-    sides = np.array(image.shape[1:])
-    start, end = region[:, :2], region[:, 2:]
-    if not ((region >= 0).all() and (start <= sides).all() and (end <= sides).all()):
-        return f"region: expected edges within {tuple(map(int, sides))}"
-    if not (np.abs(end - start) > 0).all():
-        return "region: expected a start other than its end"
-    if not ((size >= 1).all() and (size <= np.array(canvas)).all()):
-        return f"size: expected 1 x 1 to {canvas[0]} x {canvas[1]}"
+    rows, columns = image.shape[1:]
+    for y0, x0, y1, x1 in region.tolist():
+        # A number that is none compares as False.
+        if not (0 <= y0 <= rows and 0 <= y1 <= rows and 0 <= x0 <= columns and 0 <= x1 <= columns):
+            return f"region: expected edges within {(rows, columns)}"
+        if y0 == y1 or x0 == x1:
+            return "region: expected a start other than its end"
+    for height, width in size.tolist():
+        if not (1 <= height <= canvas[0] and 1 <= width <= canvas[1]):
+            return f"size: expected 1 x 1 to {canvas[0]} x {canvas[1]}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.errors import RefusalCode, Rejected
+from client.jobs import Priority
 from client.triton.fake import FakeSegmenter
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
 from preprocess.geometry import SliceGeometry
@@ -19,14 +21,19 @@ from preprocess.spec import ModelSpec
 
 pytestmark = pytest.mark.contract
 
+IN_FLIGHT = 6
+
 Open = Callable[[], AbstractAsyncContextManager[Segmenter]]
 
 
-@pytest.fixture(params=["fake", "triton"])
+@pytest.fixture(params=["fake", "messages", "shared memory"])
 def open_segmenter(request: pytest.FixtureRequest, brain_mr: ModelSpec) -> Open:
-    if request.param == "triton":
+    if request.param != "fake":
         server = request.getfixturevalue("triton_server")
-        settings = TritonModelSettings(server.url, slices_in_flight=6, slices_per_request=2)
+        key = server.settings.worker_key if request.param == "shared memory" else ""
+        settings = TritonModelSettings(
+            server.url, slices_in_flight=IN_FLIGHT, slices_per_request=2, worker_key=key
+        )
         return lambda: TritonModel(brain_mr, settings, server.settings.repository)
 
     @contextlib.asynccontextmanager
@@ -113,3 +120,50 @@ async def test_the_identity_names_the_model_and_its_description(
     assert identity.spec_sha256 == brain_mr.sha256
     assert identity.server
     assert identity.engine
+
+
+async def test_stat_slices_go_before_routine_slices_that_are_not_sent(
+    open_segmenter: Open, series: NDArray[np.int16], plan: SeriesPlan
+) -> None:
+    """While a STAT series is under way, only what was sent before it comes back, and what is sent
+    beside its last slices."""
+    routine = np.concatenate([series] * 12)
+    done, started = 0, asyncio.Event()
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done = count
+        started.set()
+
+    async with open_segmenter() as segmenter:
+        expected = await segmenter.segment(plan, series)
+        slow = asyncio.create_task(segmenter.segment(plan, routine, progress=progress))
+        await started.wait()
+        before = done
+        urgent = await segmenter.segment(plan, series, priority=Priority.STAT)
+        meanwhile = done - before
+        masks = await slow
+    assert meanwhile <= 2 * IN_FLIGHT
+    np.testing.assert_array_equal(urgent, expected)
+    np.testing.assert_array_equal(masks, np.concatenate([expected] * 12))
+
+
+async def test_studies_of_several_shapes_in_flight_together_change_nothing(
+    open_segmenter: Open, brain_mr: ModelSpec
+) -> None:
+    studies = []
+    for seed, shape in enumerate([(3, 90, 120), (9, 512, 512), (1, 33, 200), (6, 217, 181)]):
+        stored = np.random.default_rng(seed).integers(0, 900, shape).astype(np.int16)
+        orientation = [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1)][seed % 2]
+        grid = SliceGeometry(*shape[1:], 0.5 + seed, 0.6 + seed, orientation)
+        studies.append((plan_series(brain_mr, stored, grid), stored))
+    async with open_segmenter() as segmenter:
+        alone = [
+            np.concatenate([await segmenter.segment(plan, one[None]) for one in stored])
+            for plan, stored in studies
+        ]
+        together = await asyncio.gather(
+            *(segmenter.segment(*study) for study in studies for _ in range(2))
+        )
+    for index, masks in enumerate(together):
+        np.testing.assert_array_equal(masks, alone[index // 2])

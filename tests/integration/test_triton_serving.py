@@ -116,10 +116,14 @@ async def test_studies_of_different_shapes_share_batches_and_change_nothing(
 
 
 async def count(client: Any, server: EmbeddedTriton) -> dict[str, tuple[int, int]]:
-    """Slices and executed batches so far, by model."""
+    """Slices and executed batches so far, by model; Triton counts after it has answered."""
     headers = admin_headers(server.settings.admin_key)
-    answer = await client.get_inference_statistics(headers=headers)
-    return {m.name: (m.inference_count, m.execution_count) for m in answer.model_stats}
+    counts: list[dict[str, tuple[int, int]]] = []
+    while len(counts) < 2 or counts[-1] != counts[-2]:
+        await asyncio.sleep(0.2)
+        answer = await client.get_inference_statistics(headers=headers)
+        counts.append({m.name: (m.inference_count, m.execution_count) for m in answer.model_stats})
+    return counts[-1]
 
 
 def _with(**changes: NDArray[Any]) -> Tensors:

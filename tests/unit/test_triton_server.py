@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from tritonclient.utils import InferenceServerException
 
 from client.errors import ClientError, ConfigurationError, Transient
 from client.triton import installation
+from client.triton.inference import TritonModelSettings
 from client.triton.installation import (
     Installation,
     clear_shared_memory,
@@ -32,17 +35,22 @@ def test_the_server_listens_on_loopback_only_and_keeps_its_models_to_the_key_hol
     assert "--allow-http=false" in argv
     assert "--load-model=brain_mr" in argv
     assert "--model-config-name=cpu" in argv
-    (restricted,) = (a for a in argv if a.startswith("--grpc-restricted-protocol="))
-    assert "model-repository" in restricted
-    assert "shared-memory" in restricted
-    assert restricted.endswith(f":admin-key={settings.admin_key}")
+    flag = "--grpc-restricted-protocol="
+    restricted = [a.removeprefix(flag).split(":") for a in argv if a.startswith(flag)]
+    assert restricted == [
+        ["model-repository,trace,logging", f"admin-key={settings.admin_key}"],
+        ["shared-memory,statistics", f"worker-key={settings.worker_key}"],
+    ]
 
 
-def test_the_key_is_random_and_never_shown() -> None:
+def test_the_keys_are_random_and_never_shown() -> None:
     settings = TritonSettings(REPOSITORY).resolved()
-    assert settings.admin_key != TritonSettings(REPOSITORY).admin_key
-    assert settings.admin_key not in repr(settings)
-    assert settings.admin_key not in repr(server_command(settings))
+    other = TritonSettings(REPOSITORY)
+    keys = {settings.admin_key, settings.worker_key, other.admin_key, other.worker_key}
+    assert len(keys) == 4
+    call = TritonModelSettings(settings.grpc_url, worker_key=settings.worker_key)
+    for shown in (repr(settings), repr(server_command(settings)), repr(call)):
+        assert not any(key in shown for key in keys)
 
 
 def test_settings_resolve_once_and_stay() -> None:
@@ -131,6 +139,7 @@ def test_only_dead_servers_lose_their_shared_memory(
 def test_errors_are_told_apart_by_status(status: str, kind: type[ClientError]) -> None:
     error = InferenceServerException(msg="text that nobody reads", status=f"StatusCode.{status}")
     assert status_of(error) == status
+    assert status_of(AioRpcError(StatusCode[status], Metadata(), Metadata())) == status
     assert isinstance(translate(error, "infer"), kind)
     assert "nobody reads" not in str(translate(error, "infer"))
 

@@ -1,0 +1,146 @@
+"""Learns how many slices to send, so that a server always has its next batch and no more.
+
+Triton's statistics, once a second ─▶ slices that wait there ─▶ target of ``Slots``
+
+What waits in Triton cannot be overtaken by a STAT study. What does not wait there when a batch ends
+leaves the engine idle. So one full batch may wait beside the one that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2_grpc as services
+
+from client.triton.server import worker_headers
+from client.triton.slots import Slots
+from preprocess.spec import ModelSpec
+
+__all__ = ("Backlog", "Reading", "next_target", "waiting_slices")
+
+INTERVAL_S = 1.0
+_TIMEOUT_S = 5.0
+LEAST_REQUESTS = 2
+_DECREASE = 0.75
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model's counters at one moment, since its start.
+
+    Attributes:
+        waited_ns: Time that requests have waited in its queue, summed over requests.
+        requests: Requests that have left the queue.
+        slices: Slices in them.
+    """
+
+    waited_ns: int
+    requests: int
+    slices: int
+
+
+def waiting_slices(before: Reading, after: Reading, elapsed_s: float) -> float | None:
+    """Slices that waited on average between two readings; None where nothing was done.
+
+    Time waited in a period, over the period, is how many waited at a time (Little's law).
+    """
+    requests = after.requests - before.requests
+    if requests <= 0 or elapsed_s <= 0:
+        return None
+    waiting = (after.waited_ns - before.waited_ns) / 1e9 / elapsed_s
+    return waiting * (after.slices - before.slices) / requests
+
+
+def next_target(target: int, waiting: float, batch: int, step: int) -> int:
+    """Fewer by a quarter when more than a batch waits, a request more when less than half does.
+
+    Args:
+        target: Slices sent at a time so far.
+        waiting: How many of them waited, on average.
+        batch: Largest batch.
+        step: Slices of a request.
+
+    Returns:
+        Never fewer than two requests, so that one is on its way while another is worked on.
+    """
+    if waiting > batch:
+        return max(LEAST_REQUESTS * step, int(target * _DECREASE))
+    return target + step if waiting < batch / 2 else target
+
+
+class Backlog:
+    """Keeps the target of ``Slots`` where a server's queue wants it.
+
+    Args:
+        channel: To the server.
+        spec: The model whose queues are watched.
+        slots: Whose target is set.
+        step: Slices of a request.
+        worker_key: Opens the server's statistics.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        spec: ModelSpec,
+        slots: Slots,
+        step: int,
+        *,
+        worker_key: str,
+    ) -> None:
+        self._service: Any = services.GRPCInferenceServiceStub(channel)
+        self._names = (f"{spec.name}_prep", f"{spec.name}_net")
+        self._slots = slots
+        self._step = step
+        self._metadata = tuple(worker_headers(worker_key).items())
+
+    async def run(self) -> None:
+        """Looks once a second until it is cancelled; while the server is away nothing changes."""
+        loop = asyncio.get_running_loop()
+        seen: tuple[float, list[Reading]] | None = None
+        batch = 0
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            if not self._slots.taken:
+                seen = None
+                continue
+            try:
+                batch = batch or await self._largest_batch()
+                now = loop.time(), [await self._read(name) for name in self._names]
+            except grpc.aio.AioRpcError:
+                seen, batch = None, 0
+                continue
+            if seen is not None:
+                self._adapt(seen[1], now[1], now[0] - seen[0], batch)
+            seen = now
+
+    def _adapt(
+        self, before: list[Reading], after: list[Reading], elapsed_s: float, batch: int
+    ) -> None:
+        each = [waiting_slices(*pair, elapsed_s) for pair in zip(before, after, strict=True)]
+        if None in each:
+            return
+        target = next_target(self._slots.target, sum(one or 0.0 for one in each), batch, self._step)
+        if target < self._slots.target or self._slots.waiting:
+            self._slots.target = target
+
+    async def _largest_batch(self) -> int:
+        request = messages.ModelConfigRequest(name=self._names[-1])
+        answer = await self._service.ModelConfig(request, timeout=_TIMEOUT_S)
+        return max(1, int(answer.config.max_batch_size))
+
+    async def _read(self, name: str) -> Reading:
+        """All versions of a model together; a reloaded one begins at 0 again."""
+        answer = await self._service.ModelStatistics(
+            messages.ModelStatisticsRequest(name=name), metadata=self._metadata, timeout=_TIMEOUT_S
+        )
+        stats = answer.model_stats
+        return Reading(
+            waited_ns=sum(one.inference_stats.queue.ns for one in stats),
+            requests=sum(one.inference_stats.queue.count for one in stats),
+            slices=sum(one.inference_count for one in stats),
+        )

@@ -1,0 +1,43 @@
+"""How many slices are sent, by what waits in the server."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.triton.backlog import Reading, next_target, waiting_slices
+
+pytestmark = pytest.mark.unit
+
+BATCH, STEP = 8, 4
+
+
+def test_slices_that_wait_follow_from_the_time_they_waited() -> None:
+    """Ten requests of 4 slices that waited half a second each, in 2.5 s: two at a time."""
+    before = Reading(1_000_000_000, 7, 28)
+    after = Reading(6_000_000_000, 17, 68)
+    assert waiting_slices(before, after, 2.5) == pytest.approx(8)
+    assert waiting_slices(before, before, 2.5) is None
+    assert waiting_slices(after, Reading(0, 0, 0), 2.5) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "waiting", "expected"),
+    [(32, 20.0, 24), (24, 8.1, 18), (18, 8.0, 18), (16, 4.0, 16), (16, 3.9, 20), (9, 9.0, 8)],
+)
+def test_one_batch_waits_and_no_more(target: int, waiting: float, expected: int) -> None:
+    assert next_target(target, waiting, BATCH, STEP) == expected
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 16), st.integers(8, 200))
+def test_it_settles_where_the_engine_never_starves(
+    start: int, batch: int, step: int, most: int
+) -> None:
+    """A server that works on up to a batch at a time: all others it was sent wait."""
+    target = min(start, most)
+    for _ in range(200):
+        waiting = max(0.0, target - batch)
+        target = min(next_target(target, waiting, batch, step), most)
+    assert target <= max(2 * batch + step, 2 * step)
+    assert target >= min(most, 0.75 * 1.5 * batch)
