@@ -25,7 +25,8 @@ from preprocess.normalisation import (
 __all__ = ("IntensityPlan", "plan_intensity")
 
 INT16_VALUES = np.arange(-32768, 32768, dtype=np.float64)
-CHUNK_VOXELS = 1 << 20
+CHUNK_VOXELS = 1 << 16
+"""Few enough to stay in a core's own cache while they are counted, and mostly of a narrow range."""
 SMALLEST_SD = 1e-6
 ZERO_TOLERANCE = 1e-6
 """Of one stored unit: slope and intercept are often decimal fractions."""
@@ -184,8 +185,10 @@ def _histogram(stored: NDArray[np.int16]) -> NDArray[np.int64]:
     counts = np.zeros(1 << 16, dtype=np.int64)
     flat = stored.reshape(-1)
     for start in range(0, flat.size, CHUNK_VOXELS):
-        values = flat[start : start + CHUNK_VOXELS].astype(np.int64) + 32768
-        counts += np.bincount(values, minlength=1 << 16)
+        chunk = flat[start : start + CHUNK_VOXELS]
+        low = int(chunk.min())
+        found = np.bincount(np.subtract(chunk, low, dtype=np.intp))
+        counts[low + 32768 : low + 32768 + found.size] += found
     return counts
 
 

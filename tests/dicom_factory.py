@@ -123,7 +123,7 @@ def classic_instances(recipe: Recipe, edit: Edit | None = None) -> list[Dataset]
         instance.ImagePositionPatient = _decimal(recipe.position(index))
         instance.ImageOrientationPatient = _decimal(recipe.orientation)
         instance.PixelSpacing = _decimal(recipe.spacing_mm)
-        instance.SliceThickness = format_number_as_ds(recipe.distance_mm)
+        instance.SliceThickness = _decimal([recipe.distance_mm])
         if recipe.slope is not None:
             instance.RescaleSlope = format_number_as_ds(float(recipe.slope))
             instance.RescaleIntercept = format_number_as_ds(float(recipe.intercept or 0))
@@ -153,7 +153,7 @@ def enhanced_file(recipe: Recipe, edit: Edit | None = None) -> list[tuple[str, b
     orientation, measures = Dataset(), Dataset()
     orientation.ImageOrientationPatient = _decimal(recipe.orientation)
     measures.PixelSpacing = _decimal(recipe.spacing_mm)
-    measures.SliceThickness = format_number_as_ds(recipe.distance_mm)
+    measures.SliceThickness = _decimal([recipe.distance_mm])
     shared = Dataset()
     shared.PlaneOrientationSequence = [orientation]
     shared.PixelMeasuresSequence = [measures]
@@ -220,4 +220,5 @@ def _common(recipe: Recipe, pixels: Pixels) -> Dataset:
 
 
 def _decimal(values: Any) -> list[str]:
-    return [format_number_as_ds(float(value)) for value in values]
+    """Rounded, as pydicom writes 17 characters for 9.999999999999996."""
+    return [format_number_as_ds(round(float(value), 9)) for value in values]

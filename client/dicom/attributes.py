@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, Protocol
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
 from client.errors import RefusalCode, Rejected
 
-__all__ = ("integer", "invalid", "items", "name_of", "number", "numbers", "text", "value")
+__all__ = (
+    "Attributes",
+    "integer",
+    "invalid",
+    "items",
+    "name_of",
+    "number",
+    "numbers",
+    "text",
+    "value",
+)
 
 
+class Attributes(Protocol):
+    """What attributes are read from: a parsed dataset, or a plain file's elements."""
+
+    def get(self, keyword: str, /) -> Any:
+        """Return the attribute's value, None where it is absent."""
+
+
+@cache
 def name_of(keyword: str) -> str:
     """The attribute as people look it up: ``Pixel Spacing (0028,0030)``."""
     tag = tag_for_keyword(keyword)
@@ -30,7 +49,7 @@ def invalid(keyword: str, expected: str) -> Rejected:
     )
 
 
-def value(dataset: Dataset, keyword: str) -> Any:
+def value(dataset: Attributes, keyword: str) -> Any:
     """The attribute's value, None where it is absent or empty.
 
     Raises:
@@ -44,7 +63,7 @@ def value(dataset: Dataset, keyword: str) -> Any:
     return None if empty else found
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def text(dataset: Attributes, keyword: str) -> str:
     """The attribute as stripped text, several values joined by backslashes, "" where absent."""
     found = value(dataset, keyword)
     if found is None:
@@ -53,7 +72,7 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "\\".join(str(part).strip() for part in parts)
 
 
-def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+def numbers(dataset: Attributes, keyword: str, count: int) -> tuple[float, ...] | None:
     """Exactly ``count`` finite numbers, None where the attribute is absent or empty.
 
     Raises:
@@ -73,13 +92,13 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     return result
 
 
-def number(dataset: Dataset, keyword: str) -> float | None:
+def number(dataset: Attributes, keyword: str) -> float | None:
     """One finite number, None where the attribute is absent or empty."""
     found = numbers(dataset, keyword, 1)
     return None if found is None else found[0]
 
 
-def integer(dataset: Dataset, keyword: str, low: int, high: int) -> int:
+def integer(dataset: Attributes, keyword: str, low: int, high: int) -> int:
     """A whole number within limits; absent counts as malformed.
 
     Raises:
@@ -91,7 +110,7 @@ def integer(dataset: Dataset, keyword: str, low: int, high: int) -> int:
     return int(found)
 
 
-def items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+def items(dataset: Attributes, keyword: str) -> Sequence[Dataset]:
     """Items of a sequence, empty where it is absent.
 
     Raises:

@@ -5,13 +5,14 @@ Instance ──▶ Frame (position, orientation, spacing, rescale, what else tel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from pydicom import Dataset
 
-from client.dicom.attributes import invalid, items, name_of, number, numbers, text
+from client.dicom.attributes import Attributes, invalid, items, name_of, number, numbers, text
 from client.dicom.parsing import Instance
+from client.dicom.plain import once
 from client.dicom.series import Vector
 from client.errors import RefusalCode, Rejected
 
@@ -49,6 +50,15 @@ INSTANCE_LABELS = (
     "AcquisitionNumber",
 )
 """Attributes that tell the volumes of one series apart, in the order they are blamed."""
+_CLASSIC_KEYWORDS = (
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RescaleSlope",
+    "RescaleIntercept",
+    *INSTANCE_LABELS,
+)
 
 
 @dataclass(frozen=True)
@@ -104,17 +114,27 @@ def read_frames(instance: Instance, frames: int) -> list[Frame]:
     return found
 
 
-def _classic(dataset: Dataset) -> Frame:
+def _classic(dataset: Attributes) -> Frame:
+    once(dataset, ("ImageType",), _check_no_mosaic)
+    position = cast("Vector", _required(dataset, "ImagePositionPatient", 3))
+    return replace(once(dataset, _CLASSIC_KEYWORDS, _classic_beside_position), position_mm=position)
+
+
+def _check_no_mosaic(dataset: Attributes) -> bool:
     if "MOSAIC" in text(dataset, "ImageType").upper().split("\\"):
         raise Rejected(
             RefusalCode.NO_GEOMETRY,
             "One slice per image was expected, but these are mosaics that tile a whole volume in "
             "one picture; send them as enhanced multi-frame or as single slices.",
         )
+    return True
+
+
+def _classic_beside_position(dataset: Attributes) -> Frame:
     labels = ((name_of(keyword), text(dataset, keyword)) for keyword in INSTANCE_LABELS)
     return Frame(
         number=None,
-        position_mm=cast("Vector", _required(dataset, "ImagePositionPatient", 3)),
+        position_mm=(0.0, 0.0, 0.0),
         orientation=cast("Cosines", _required(dataset, "ImageOrientationPatient", 6)),
         spacing_mm=cast("tuple[float, float]", _required(dataset, "PixelSpacing", 2)),
         thickness_mm=number(dataset, "SliceThickness"),
@@ -152,14 +172,14 @@ def _enhanced(frame_number: int, own: Dataset, shared: Dataset) -> Frame:
     )
 
 
-def _required(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+def _required(dataset: Attributes, keyword: str, count: int) -> tuple[float, ...]:
     found = numbers(dataset, keyword, count)
     if found is None:
         raise _no_geometry(keyword)
     return found
 
 
-def _scale(dataset: Dataset, keyword: str, default: float) -> float:
+def _scale(dataset: Attributes, keyword: str, default: float) -> float:
     found = number(dataset, keyword)
     if found == 0 and keyword == "RescaleSlope":
         raise invalid(keyword, "a number other than 0")

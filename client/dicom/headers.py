@@ -5,7 +5,14 @@ from __future__ import annotations
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-__all__ = ("ALL_TAGS", "HEADER_KEYWORDS", "LOSSY_KEYWORDS", "PATIENT_AND_STUDY", "header_of")
+__all__ = (
+    "ALL_TAGS",
+    "HEADER_KEYWORDS",
+    "LOSSY_KEYWORDS",
+    "PATIENT_AND_STUDY",
+    "PIXEL_KEYWORDS",
+    "header_of",
+)
 
 PATIENT_AND_STUDY = (
     "PatientName",

@@ -1,11 +1,11 @@
 """Turns the bytes of one untrusted file into an instance with only the attributes we use.
 
-bytes ──limits──▶ file meta ──inflate if deflated──▶ structure ──▶ listed attributes ──▶ Instance
+bytes ──plain?──▶ one walk ─────────────────────────────────────────────▶ Instance
+  └──limits──▶ file meta ──inflate if deflated──▶ structure ──▶ parser ──▶ Instance
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -26,13 +26,16 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from client.dicom.attributes import invalid, text, value
-from client.dicom.headers import ALL_TAGS
+from client.dicom.attributes import Attributes, invalid, text, value
+from client.dicom.headers import ALL_TAGS, header_of
+from client.dicom.plain import Conversions, PlainAttributes, PlainFile, read_plain
 from client.dicom.structure import Encoding, check_structure
 from client.errors import RefusalCode, Rejected
 from client.limits import ReadLimits
 
-__all__ = ("Inflation", "Instance", "parse_instance")
+__all__ = ("Buffer", "Inflation", "Instance", "parse_instance")
+
+Buffer = bytes | bytearray | memoryview
 
 MEDIA_DIRECTORY_UID = "1.2.840.10008.1.3.10"
 _PIECE_BYTES = 64 * 1024
@@ -60,22 +63,28 @@ class Instance:
     """One parsed file.
 
     Attributes:
-        dataset: The listed attributes, encoded pixel data included; ``file_meta`` is set.
-        digest: Hash of the file, to tell a repeated file from a conflicting one.
+        content: The file, to tell a repeated file from a conflicting one.
+        dataset: The listed attributes; with ``file_meta`` and pixel data where the parser made it.
+        transfer_syntax: Transfer Syntax UID of the pixel data.
+        pixels: The pixel data's value as it came, None without any or if it is not bytes.
         series_uid: Series Instance UID, "" where absent.
         sop_class_uid: SOP Class UID, of the file meta information where the dataset has none.
         sop_instance_uid: SOP Instance UID, "" where absent.
         has_pixels: Whether any kind of pixel data is present and not empty.
         cut_short: Whether the file ends inside its (encapsulated) pixel data.
+        header_bytes: How much of the file holds the attributes of its header.
     """
 
-    dataset: Dataset
-    digest: bytes
+    content: memoryview
+    dataset: Dataset | PlainAttributes
+    transfer_syntax: str
+    pixels: bytes | memoryview | None
     series_uid: str
     sop_class_uid: str
     sop_instance_uid: str
     has_pixels: bool
     cut_short: bool
+    header_bytes: int
 
     @property
     def is_directory(self) -> bool:
@@ -83,55 +92,90 @@ class Instance:
         return self.sop_class_uid == MEDIA_DIRECTORY_UID
 
     @property
-    def transfer_syntax(self) -> str:
-        """Transfer Syntax UID of the pixel data."""
-        return str(self.dataset.file_meta.TransferSyntaxUID)
-
-    @property
     def encoded_bytes(self) -> int:
         """Length of the pixel data as it came, 0 without any."""
-        found = value(self.dataset, "PixelData")
-        return len(found) if isinstance(found, bytes) else 0
+        return 0 if self.pixels is None else len(self.pixels)
+
+    def header(self) -> Dataset:
+        """The attributes that stay with a series, see ``headers.header_of``."""
+        if isinstance(self.dataset, Dataset):
+            return header_of(self.dataset)
+        return header_of(_parse(bytes(self.content[: self.header_bytes]))[0])
 
 
-def parse_instance(data: bytes, limits: ReadLimits, inflation: Inflation) -> Instance:
+def parse_instance(
+    data: Buffer, limits: ReadLimits, inflation: Inflation, conversions: Conversions
+) -> Instance:
     """Parses one file.
 
     Args:
-        data: The file.
+        data: The file; the instance keeps views of it.
         limits: What it may hold.
         inflation: What the study's deflated files may still grow.
+        conversions: Values that files of the study had.
 
     Raises:
         Rejected: ``TOO_LARGE``; ``NOT_DICOM``: not Part 10, no transfer syntax, or the structure
             of the dataset is broken; ``INVALID_ATTRIBUTE``: an identifying attribute is.
     """
-    if len(data) > limits.max_file_bytes:
+    view = memoryview(data).toreadonly()
+    if len(view) > limits.max_file_bytes:
         raise _too_large(limits)
+    plain = read_plain(view, limits, conversions)
+    if plain is not None:
+        return _plain_instance(view, plain, limits)
+    return _parsed_instance(view, limits, inflation)
+
+
+def _plain_instance(view: memoryview, plain: PlainFile, limits: ReadLimits) -> Instance:
+    media = {"MediaStorageSOPClassUID": plain.media_class_uid}
+    meta_class = text(media, "MediaStorageSOPClassUID")
+    return Instance(
+        content=view,
+        dataset=plain.attributes,
+        transfer_syntax=plain.transfer_syntax,
+        pixels=plain.pixels or None,
+        series_uid=_uid(plain.attributes, "SeriesInstanceUID", limits),
+        sop_class_uid=_uid(plain.attributes, "SOPClassUID", limits) or meta_class,
+        sop_instance_uid=_uid(plain.attributes, "SOPInstanceUID", limits),
+        has_pixels=bool(plain.pixels),
+        cut_short=False,
+        header_bytes=plain.header_bytes,
+    )
+
+
+def _parsed_instance(view: memoryview, limits: ReadLimits, inflation: Inflation) -> Instance:
     try:
-        content = _content(data, limits, inflation)
+        content = _content(bytes(view), limits, inflation)
         dataset, cut_short = _parse(content)
     except Rejected:
         raise
     except Exception as error:  # broken structures raise whatever the parser stumbles over
         raise _not_dicom("its data set can't be parsed") from error
     meta_class = text(dataset.file_meta, "MediaStorageSOPClassUID")
+    series_uid = _uid(dataset, "SeriesInstanceUID", limits)
+    sop_class_uid = _uid(dataset, "SOPClassUID", limits) or meta_class
+    sop_instance_uid = _uid(dataset, "SOPInstanceUID", limits)
+    has_pixels = cut_short or any(
+        value(dataset, keyword) is not None
+        for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    )
+    pixels = value(dataset, "PixelData")  # not before: a first look may find what a second does not
     return Instance(
+        content=view,
         dataset=dataset,
-        digest=hashlib.blake2b(data, digest_size=32).digest(),
-        series_uid=_uid(dataset, "SeriesInstanceUID", limits),
-        sop_class_uid=_uid(dataset, "SOPClassUID", limits) or meta_class,
-        sop_instance_uid=_uid(dataset, "SOPInstanceUID", limits),
-        has_pixels=cut_short
-        or any(
-            value(dataset, keyword) is not None
-            for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-        ),
+        transfer_syntax=str(dataset.file_meta.TransferSyntaxUID),
+        pixels=pixels if isinstance(pixels, bytes) else None,
+        series_uid=series_uid,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        has_pixels=has_pixels,
         cut_short=cut_short,
+        header_bytes=len(content),
     )
 
 
-def _uid(dataset: Dataset, keyword: str, limits: ReadLimits) -> str:
+def _uid(dataset: Attributes, keyword: str, limits: ReadLimits) -> str:
     found = text(dataset, keyword)
     if len(found) > limits.max_uid_chars or not _UID.fullmatch(found):
         raise invalid(keyword, f"a UID of at most {limits.max_uid_chars} digits and full stops")

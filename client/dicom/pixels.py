@@ -6,27 +6,50 @@ Instance ──check (kind, size, decoder, length)──▶ decode ──▶ [fr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
     RLELossless,
 )
 
-from client.dicom.attributes import integer, invalid, number, text, value
+from client.dicom.attributes import Attributes, integer, invalid, number, text, value
 from client.dicom.codestreams import FrameSize, jpeg2000_size, jpeg_size, rle_capacity_bytes
 from client.dicom.parsing import Instance
+from client.dicom.plain import once
 from client.errors import RefusalCode, Rejected
 from client.limits import ReadLimits
 
 __all__ = ("PixelLayout", "check_pixels", "decode_pixels")
 
+_OPTIONS = {
+    "samples_per_pixel": "SamplesPerPixel",
+    "photometric_interpretation": "PhotometricInterpretation",
+    "planar_configuration": "PlanarConfiguration",
+    "number_of_frames": "NumberOfFrames",
+    "rows": "Rows",
+    "columns": "Columns",
+    "bits_allocated": "BitsAllocated",
+    "bits_stored": "BitsStored",
+    "pixel_representation": "PixelRepresentation",
+}
+"""What the decoders ask for, and the attribute that says it (PS3.3 C.7.6.3)."""
+_INTEGERS = tuple(word for word in _OPTIONS.values() if word != "PhotometricInterpretation")
+GREYSCALE_KEYWORDS = ("PhotometricInterpretation", "SamplesPerPixel", "PixelPresentation")
+LAYOUT_KEYWORDS = (*_OPTIONS.values(), "HighBit")
+"""All that a layout depends on."""
+
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+NATIVE_SYNTAXES = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian})
 END_OF_CODESTREAM = b"\xff\xd9"
 """JPEG and JPEG-LS End of Image, JPEG 2000 End of Codestream: the same two bytes."""
 JPEG2000_SYNTAXES = frozenset(
@@ -46,6 +69,8 @@ class PixelLayout:
     Attributes:
         frames: Number of frames, 1 for single-frame instances.
         allocated_bytes: Bytes per pixel, 1 or 2.
+        unused_bits: High bits of each pixel that hold no part of the value.
+        signed: Whether pixels are signed.
         inverted: MONOCHROME1.
     """
 
@@ -53,7 +78,14 @@ class PixelLayout:
     rows: int
     columns: int
     allocated_bytes: int
+    unused_bits: int
+    signed: bool
     inverted: bool
+
+    @property
+    def used_bits(self) -> int:
+        """Bits Stored."""
+        return 8 * self.allocated_bytes - self.unused_bits
 
     @property
     def decoded_bytes(self) -> int:
@@ -69,13 +101,14 @@ def check_pixels(instance: Instance, limits: ReadLimits) -> PixelLayout:
             ``TRUNCATED_PIXELS`` (a cut file, or uncompressed data shorter than the image).
     """
     dataset = instance.dataset
-    photometric = _check_greyscale(dataset)
+    once(dataset, GREYSCALE_KEYWORDS, _check_greyscale)
     if instance.cut_short:
         raise _truncated("the end of the pixel data", "the end of the file")
-    pixels = value(dataset, "PixelData")
-    if not isinstance(pixels, bytes):
+    pixels = instance.pixels
+    if pixels is None:
         raise invalid("PixelData", "integer pixel data (floating point images are not supported)")
-    layout = _layout(dataset, limits, inverted=photometric == "MONOCHROME1")
+    layout = once(dataset, LAYOUT_KEYWORDS, _layout)
+    _check_size(layout, limits)
     _decoder(instance.transfer_syntax)
     if not UID(instance.transfer_syntax).is_encapsulated and len(pixels) < layout.decoded_bytes:
         raise _truncated(f"{layout.decoded_bytes} bytes of pixel data", f"{len(pixels)}")
@@ -92,13 +125,20 @@ def decode_pixels(instance: Instance, layout: PixelLayout) -> NDArray[Any]:
         Rejected: ``TRUNCATED_PIXELS``: fewer frames than declared, or a codestream without its
             end; ``UNDECODABLE``: every decoder failed.
     """
+    native = _native(instance, layout)
+    if native is not None:
+        return native
     syntax = UID(instance.transfer_syntax)
     if syntax.is_encapsulated:
         _check_codestreams(instance, layout)
     decoder = _decoder(instance.transfer_syntax)
     shape = (layout.frames, layout.rows, layout.columns)
     try:
-        pixels, _ = decoder.as_array(instance.dataset, raw=True)
+        if isinstance(instance.dataset, Dataset):
+            pixels, _ = decoder.as_array(instance.dataset, raw=True)
+        else:
+            options = _options(instance.dataset)
+            pixels, _ = decoder.as_array(bytes(instance.pixels or b""), raw=True, **options)
         return np.asarray(pixels).reshape(shape)
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -111,8 +151,53 @@ def decode_pixels(instance: Instance, layout: PixelLayout) -> NDArray[Any]:
         ) from error
 
 
-def _check_greyscale(dataset: Any) -> str:
-    photometric = text(dataset, "PhotometricInterpretation").upper()
+def _native(instance: Instance, layout: PixelLayout) -> NDArray[Any] | None:
+    """Uncompressed little endian pixels, with the answer that pydicom's decoder would give.
+
+    Returns:
+        [frames, rows, columns], a view of the file unless there are unused bits; None where
+        another decoder, or a refusal, is due.
+    """
+    pixels, dataset = instance.pixels, instance.dataset
+    if instance.transfer_syntax not in NATIVE_SYNTAXES or pixels is None:
+        return None
+    if isinstance(dataset, Dataset) or not once(dataset, LAYOUT_KEYWORDS, _well_typed):
+        return None
+    if len(pixels) >= layout.decoded_bytes * (layout.frames + 1) // layout.frames:
+        return None
+    dtype = np.dtype(f"<{'ui'[layout.signed]}{layout.allocated_bytes}")
+    found = np.frombuffer(pixels, dtype, layout.decoded_bytes // layout.allocated_bytes)
+    found = found.reshape(layout.frames, layout.rows, layout.columns)
+    if not layout.unused_bits:
+        return found
+    if layout.signed:
+        shifted: NDArray[Any] = np.left_shift(found, layout.unused_bits)
+        np.right_shift(shifted, layout.unused_bits, out=shifted)
+        return shifted
+    masked: NDArray[Any] = np.bitwise_and(found, dtype.type((1 << layout.used_bits) - 1))
+    return masked.view(f"<i{layout.allocated_bytes}")  # values that any sign can hold
+
+
+def _well_typed(dataset: Attributes) -> bool:
+    """Whether pydicom's own checks of the image pixel module would pass on values checked here."""
+    return dataset.get("PhotometricInterpretation") in MONOCHROME and all(
+        isinstance(dataset.get(keyword), int | None) for keyword in _INTEGERS
+    )
+
+
+def _options(dataset: Attributes) -> dict[str, Any]:
+    """What pydicom's runner would take from a dataset with these attributes."""
+    found = {name: dataset.get(keyword) for name, keyword in _OPTIONS.items()}
+    present = {name: content for name, content in found.items() if content is not None}
+    return {"number_of_frames": 1, "pixel_keyword": "PixelData", **present}
+
+
+def _photometric(dataset: Attributes) -> str:
+    return text(dataset, "PhotometricInterpretation").upper()
+
+
+def _check_greyscale(dataset: Attributes) -> bool:
+    photometric = _photometric(dataset)
     samples = number(dataset, "SamplesPerPixel")
     colour = text(dataset, "PixelPresentation").upper() in ("COLOR", "MIXED")
     if photometric not in MONOCHROME or samples not in (None, 1.0) or colour:
@@ -122,28 +207,33 @@ def _check_greyscale(dataset: Any) -> str:
             " one sample per pixel, no supplemental palette), but these are colour, palette or "
             "unspecified; send the original greyscale images.",
         )
-    return photometric
+    return True
 
 
-def _layout(dataset: Any, limits: ReadLimits, *, inverted: bool) -> PixelLayout:
+def _layout(dataset: Attributes) -> PixelLayout:
     allocated = integer(dataset, "BitsAllocated", 1, 64)
     if allocated not in (8, 16):
         raise invalid("BitsAllocated", "8 or 16 bits per pixel")
     stored = integer(dataset, "BitsStored", 1, allocated)
     if value(dataset, "HighBit") is not None:
         integer(dataset, "HighBit", stored - 1, stored - 1)
-    integer(dataset, "PixelRepresentation", 0, 1)
+    signed = integer(dataset, "PixelRepresentation", 0, 1)
     if value(dataset, "SamplesPerPixel") is None:
         raise invalid("SamplesPerPixel", "1")
-    layout = PixelLayout(
+    return PixelLayout(
         frames=1
         if value(dataset, "NumberOfFrames") is None
         else integer(dataset, "NumberOfFrames", 1, 2**31),
         rows=integer(dataset, "Rows", 1, 65535),
         columns=integer(dataset, "Columns", 1, 65535),
         allocated_bytes=allocated // 8,
-        inverted=inverted,
+        unused_bits=allocated - stored,
+        signed=bool(signed),
+        inverted=_photometric(dataset) == "MONOCHROME1",
     )
+
+
+def _check_size(layout: PixelLayout, limits: ReadLimits) -> None:
     side = max(layout.rows, layout.columns)
     if side > limits.max_side or layout.frames > limits.max_frames:
         raise Rejected(
@@ -152,9 +242,9 @@ def _layout(dataset: Any, limits: ReadLimits, *, inverted: bool) -> PixelLayout:
             f"expected, and {layout.rows} x {layout.columns} x {layout.frames} came; send a "
             "smaller reconstruction or raise the limit.",
         )
-    return layout
 
 
+@lru_cache(maxsize=64)
 def _decoder(transfer_syntax: str) -> Decoder:
     syntax = UID(transfer_syntax)
     try:
@@ -174,7 +264,8 @@ def _decoder(transfer_syntax: str) -> Decoder:
 def _check_codestreams(instance: Instance, layout: PixelLayout) -> None:
     """Some decoders fill what is missing of a cut codestream with grey, so look for its end."""
     try:
-        frames = list(generate_frames(instance.dataset.PixelData, number_of_frames=layout.frames))
+        pixels = bytes(instance.pixels or b"")
+        frames = list(generate_frames(pixels, number_of_frames=layout.frames))
     except Exception as error:  # damaged encapsulation
         raise _truncated(f"{layout.frames} encapsulated frames", "fewer or damaged ones") from error
     if len(frames) < layout.frames:

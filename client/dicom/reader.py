@@ -6,7 +6,7 @@ files ──parse──▶ instances ──group──▶ check ▶ stack ▶ de
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,33 +14,45 @@ from pydicom import Dataset
 
 from client.dicom.attributes import invalid, items, text
 from client.dicom.frames import ENHANCED_SOP_CLASSES, Frame, read_frames
-from client.dicom.headers import LOSSY_KEYWORDS, header_of
-from client.dicom.parsing import Inflation, Instance, parse_instance
+from client.dicom.headers import LOSSY_KEYWORDS
+from client.dicom.parsing import Buffer, Inflation, Instance, parse_instance
 from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
+from client.dicom.plain import Conversions
 from client.dicom.quiet import quiet
-from client.dicom.rescaling import CommonScale, apply_lut, replace_padding, to_common_scale
+from client.dicom.rescaling import CommonScale, SliceStack, apply_lut, replace_padding
 from client.dicom.series import Series, SeriesRefusal, SourceFrame, StudyContent
 from client.dicom.stacking import stack_frames
 from client.errors import RefusalCode, Rejected
 from client.limits import ReadLimits
 from preprocess.geometry import SliceGeometry
 
-__all__ = ("read_study",)
+__all__ = ("Allocate", "read_study")
+
+Allocate = Callable[[tuple[int, int, int]], NDArray[np.int16]]
+
+
+def _fresh(shape: tuple[int, int, int]) -> NDArray[np.int16]:
+    return np.empty(shape, dtype=np.int16)
 
 
 def read_study(
-    files: Iterable[tuple[str, bytes]],
+    files: Iterable[tuple[str, Buffer]],
     limits: ReadLimits,
     modalities: Collection[str] | None = None,
+    allocate: Allocate = _fresh,
 ) -> StudyContent:
     """Reads a study from memory. Trusts nothing; run it in a process of its own.
 
     Args:
-        files: Name and content of each file; names are never used or repeated.
+        files: Name and content of each file; names are never used or repeated. Contents are not
+            copied: they must stay as they are until the study is read.
         limits: What the study may ask for.
         modalities: Modalities that some model in service takes: series of any other one are
             refused with ``NO_MODEL`` before their geometry and pixels are looked at. None reads
             every modality.
+        allocate: Gives the memory for the stored values of a series [slices, rows, columns], int16
+            and contiguous. Called once for each series that passed every check before its pixels
+            are decoded, so that it may still be refused.
 
     Returns:
         Series and refusals, each sorted by Series Instance UID.
@@ -54,7 +66,8 @@ def read_study(
         room = _pixel_room(groups.values(), limits)
         for (uid, _), instances in sorted(groups.items()):
             try:
-                one = _read_series(uid, instances, limits, room, modalities)
+                _check_images(instances, modalities)
+                one = _read_series(uid, instances, limits, room, allocate)
             except Rejected as refusal:
                 refusals.append(SeriesRefusal(uid, refusal.code, refusal.reason, len(instances)))
             else:
@@ -65,12 +78,12 @@ def read_study(
 
 
 def _parse_all(
-    files: Iterable[tuple[str, bytes]], limits: ReadLimits
+    files: Iterable[tuple[str, Buffer]], limits: ReadLimits
 ) -> tuple[dict[tuple[str, str], list[Instance]], list[SeriesRefusal]]:
     """Groups instances by series and SOP class; unreadable files are counted by reason."""
     groups: dict[tuple[str, str], list[Instance]] = {}
     unreadable: dict[tuple[RefusalCode, str], int] = {}
-    inflation = Inflation(limits)
+    inflation, conversions = Inflation(limits), Conversions()
     count = 0
     for _, data in files:
         count += 1
@@ -81,7 +94,7 @@ def _parse_all(
                 "the series one by one.",
             )
         try:
-            instance = parse_instance(data, limits, inflation)
+            instance = parse_instance(data, limits, inflation, conversions)
         except Rejected as refusal:
             key = (refusal.code, refusal.reason)
             unreadable[key] = unreadable.get(key, 0) + 1
@@ -115,9 +128,8 @@ def _read_series(
     instances: Sequence[Instance],
     limits: ReadLimits,
     room_bytes: int,
-    modalities: Collection[str] | None,
+    allocate: Allocate,
 ) -> Series:
-    _check_images(instances, modalities)
     instances = _without_repeats(instances)
     layouts = [check_pixels(instance, limits) for instance in instances]
     _check_common(instances, layouts, limits, room_bytes)
@@ -128,7 +140,7 @@ def _read_series(
     ]
     stack = stack_frames([frame for _, frame in pairs])
     pairs = [pairs[i] for i in stack.order]
-    scale = _decode(instances, layouts, pairs)
+    scale = _decode(instances, layouts, pairs, allocate)
     first, grid = instances[0].dataset, pairs[0][1]
     return Series(
         uid=uid,
@@ -187,7 +199,7 @@ def _without_repeats(instances: Sequence[Instance]) -> list[Instance]:
         if not instance.sop_instance_uid:
             raise invalid("SOPInstanceUID", "a UID in every instance")
         known = kept.setdefault(instance.sop_instance_uid, instance)
-        if known.digest != instance.digest:
+        if known is not instance and known.content != instance.content:
             raise Rejected(
                 RefusalCode.DUPLICATE_SLICE,
                 "Every instance was expected once, but different files have the same SOP Instance "
@@ -239,18 +251,23 @@ def _decode(
     instances: Sequence[Instance],
     layouts: Sequence[PixelLayout],
     pairs: Sequence[tuple[int, Frame]],
+    allocate: Allocate,
 ) -> CommonScale:
-    decoded: list[NDArray[np.generic]] = []
-    for instance, layout in zip(instances, layouts, strict=True):
-        pixels = decode_pixels(instance, layout)
-        pixels = replace_padding(pixels, instance.dataset, inverted=layout.inverted)
-        decoded.append(apply_lut(pixels, instance.dataset))
+    """Decodes instance by instance, each frame straight to its place in the stack."""
     has_lut = [bool(items(instance.dataset, "ModalityLUTSequence")) for instance in instances]
-    return to_common_scale(
-        [decoded[index][(frame.number or 1) - 1] for index, frame in pairs],
+    stack = SliceStack(
+        allocate((len(pairs), layouts[0].rows, layouts[0].columns)),
         [1.0 if has_lut[index] else frame.slope for index, frame in pairs],
         [0.0 if has_lut[index] else frame.intercept for index, frame in pairs],
     )
+    places = {(index, frame.number or 1): place for place, (index, frame) in enumerate(pairs)}
+    for index, (instance, layout) in enumerate(zip(instances, layouts, strict=True)):
+        pixels = decode_pixels(instance, layout)
+        pixels = replace_padding(pixels, instance.dataset, inverted=layout.inverted)
+        pixels = apply_lut(pixels, instance.dataset)
+        for number, frame_pixels in enumerate(pixels, start=1):
+            stack.put(places[index, number], frame_pixels)
+    return stack.to_common_scale()
 
 
 def _source(instances: Sequence[Instance], index: int, frame: Frame) -> SourceFrame:
@@ -262,14 +279,15 @@ def _source(instances: Sequence[Instance], index: int, frame: Frame) -> SourceFr
 
 def _series_header(instances: Sequence[Instance]) -> Dataset:
     """The first instance's; what any instance lost, the whole series lost."""
-    header = header_of(instances[0].dataset)
+    header = instances[0].header()
     for instance in instances[1:]:
         if text(header, "LossyImageCompression") == "01":
             break
         if text(instance.dataset, "LossyImageCompression") == "01":
+            lossy = instance.header()
             for keyword in LOSSY_KEYWORDS:
-                if keyword in instance.dataset:
-                    header[keyword] = instance.dataset[keyword]
+                if keyword in lossy:
+                    header[keyword] = lossy[keyword]
     return header
 
 

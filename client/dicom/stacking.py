@@ -88,7 +88,10 @@ def stack_frames(frames: Sequence[Frame]) -> Stack:
 
 def _check_grid(frames: Sequence[Frame]) -> None:
     first = frames[0]
+    distinct: dict[object, Frame] = {}
     for frame in frames:
+        distinct.setdefault((frame.spacing_mm, frame.orientation), frame)
+    for frame in distinct.values():
         if not all(1e-3 <= spacing <= LARGEST_SPACING_MM for spacing in frame.spacing_mm):
             raise invalid("PixelSpacing", f"two distances from 0.001 to {LARGEST_SPACING_MM:g} mm")
         _orthonormal(frame)

@@ -97,14 +97,21 @@ def result_bundle(files: Mapping[str, bytes]) -> Bundle:
 
 def read_bundle(
     buffer: bytes | bytearray | memoryview, limits: BundleLimits
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, memoryview]]:
     """Yield the files of a bundle one by one.
+
+    Args:
+        buffer: The whole stream.
+        limits: What it may hold.
+
+    Returns:
+        Name and content of each file; contents are read-only views of the buffer, not copies.
 
     Raises:
         Rejected: BAD_BUNDLE; not a tar of regular files with distinct plain names, or it ends too
             early. TOO_LARGE; a limit is exceeded. Both name the position, never the file.
     """
-    view = memoryview(buffer)
+    view = memoryview(buffer).toreadonly()
     if len(view) > limits.max_bytes:
         raise _too_large(f"at most {limits.max_bytes} bytes", f"{len(view)}")
     names: set[str] = set()
@@ -121,7 +128,7 @@ def read_bundle(
         at += _BLOCK
         if at + _padded(length) > len(view):
             raise _bad(f"it ends inside file {number}")
-        yield name, bytes(view[at : at + length])
+        yield name, view[at : at + length]
         names.add(name)
         at += _padded(length)
     if not names:

@@ -136,7 +136,9 @@ def test_a_standard_writers_padding_is_taken() -> None:
 
     bundle = archive(fill)
     assert len(bundle) == 10240
-    assert list(read_bundle(bundle, LIMITS)) == [("1.dcm", b"hello")]
+    assert [(name, bytes(part)) for name, part in read_bundle(bundle, LIMITS)] == [
+        ("1.dcm", b"hello")
+    ]
     assert refusal(bundle[:-1] + b"x") is RefusalCode.BAD_BUNDLE
     assert refusal(bundle + bytes(1 << 20)) is RefusalCode.BAD_BUNDLE
 
@@ -184,3 +186,11 @@ def test_result_bundles_keep_plain_names_only() -> None:
     assert dict(read_bundle(b"".join(result_bundle(files).chunks()), LIMITS)) == files
     with pytest.raises(ConfigurationError, match="plain"):
         result_bundle({"a/b": b""})
+
+
+def test_files_are_read_only_views_of_the_bundle() -> None:
+    bundle = bytearray(packed([b"hello"]))
+    ((_, content),) = read_bundle(bundle, LIMITS)
+    assert content.readonly
+    bundle[512:517] = b"HELLO"
+    assert bytes(content) == b"HELLO"

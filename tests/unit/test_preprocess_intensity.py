@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from preprocess.errors import PlanError
-from preprocess.intensity import IntensityPlan, plan_intensity
+from preprocess.intensity import CHUNK_VOXELS, IntensityPlan, plan_intensity
 from preprocess.normalisation import (
     HuWindow,
     IntensityKind,
@@ -196,3 +196,14 @@ def test_what_cannot_be_planned_is_refused(
 ) -> None:
     with pytest.raises(PlanError):
         plan_intensity(MR, stored, slope, intercept)
+
+
+def test_a_series_of_many_pieces_is_counted_whole() -> None:
+    values = np.random.default_rng(0).normal(0, 9000, 3 * CHUNK_VOXELS + 17)
+    stored = np.clip(values, -32768, 32767).astype(np.int16)
+    stored[:CHUNK_VOXELS] = 7
+    stored[CHUNK_VOXELS : CHUNK_VOXELS + 2] = -32768, 32767
+    spec = PercentileRange(IntensityKind.PERCENTILE_RANGE, 0.5, 99.5, 0.0, 1.0)
+    plan = plan_intensity(spec, stored.reshape(1, 1, -1), 1.0, 0.0)
+    low, high = np.percentile(stored, [0.5, 99.5])
+    assert (-plan.offset / plan.scale, (1 - plan.offset) / plan.scale) == pytest.approx((low, high))
