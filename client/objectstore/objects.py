@@ -35,7 +35,9 @@ _PART_BYTES = 5 * 1024 * 1024
 """Smallest part that S3 takes; smaller objects are written in one request."""
 _PARTS_AT_ONCE = 1
 """On the way to the store, of one object, while the next one fills: 10 MiB for each upload."""
-_READ_BYTES = 512 * 1024
+_RANGE_BYTES = 4 * 1024 * 1024
+"""Read at a time; obstore's own stream reads a local disk in crumbs, for twenty times the CPU."""
+_PIECE_BYTES = 1024 * 1024
 CHECKS = "checks"
 """Folder of what ``check`` writes."""
 _CHECK_BYTES = 1024 * 1024
@@ -152,11 +154,14 @@ class ObjectStore:
             Transient: The store is away.
         """
         with translated(key):
-            found = await obstore.get_async(self._store, key)
-            async for piece in found.stream(min_chunk_size=_READ_BYTES):
-                view = memoryview(piece)
-                for start in range(0, len(view), 2 * _READ_BYTES):
-                    yield bytes(view[start : start + 2 * _READ_BYTES])
+            length = (await obstore.head_async(self._store, key))["size"]
+            for start in range(0, length, _RANGE_BYTES):
+                end = min(start + _RANGE_BYTES, length)
+                found = memoryview(
+                    await obstore.get_range_async(self._store, key, start=start, end=end)
+                )
+                for at in range(0, len(found), _PIECE_BYTES):
+                    yield bytes(found[at : at + _PIECE_BYTES])
 
     async def delete(self, key: str) -> None:
         """Remove an object; it need not exist."""
