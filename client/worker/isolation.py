@@ -1,9 +1,11 @@
-"""Runs one function in a process of its own, so that hostile input cannot take the worker along.
+"""Runs functions in processes of their own, so that hostile input cannot take the worker along.
 
-    worker ──arguments──▶ child (limited memory and time) ──return value──▶ worker
+    worker ──function, arguments──▶ child (limited memory and time) ──return value──▶ worker
 
-Children are forked from a clean, preloaded server process, which costs milliseconds. Arguments and
-return values travel through pipes in memory; nothing is written to disk.
+``Isolation`` gives each call a fresh child, for what reads data from outside. ``Assistants`` are
+children that stay, for CPU-bound work on data that has been checked. All are forked from a clean,
+preloaded server process. Large arrays lie in blocks of shared memory or travel through pipes;
+nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -12,24 +14,26 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import pickle
 import resource
-import time
-from collections.abc import Callable
-from multiprocessing import forkserver
+import socket
+from collections.abc import Callable, Sequence
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from client.discretion import forbid_core_dumps, place_of
 from client.errors import ClientError, RefusalCode, Rejected
 from client.process import die_with_parent
+from client.worker.blocks import Block, map_block
+from client.worker.wire import receive, receive_answer, send
 
-__all__ = ("Isolation", "preload")
+__all__ = ("Assistants", "Isolation", "Runner", "preload")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_POLL_S = 0.2
 
 
 def preload(modules: list[str]) -> None:
@@ -38,8 +42,33 @@ def preload(modules: list[str]) -> None:
     forkserver.ensure_running()
 
 
+class Runner(Protocol):
+    """Runs functions elsewhere."""
+
+    async def run(
+        self, blocks: Sequence[Block], function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return ``function(*args, **kwargs)``, computed in a child process.
+
+        The function must be importable, its arguments and result picklable, and the result made
+        of the types that ``client.worker.wire`` lists.
+
+        Args:
+            blocks: Shared memory for the child; arrays in it are not copied, both ways.
+            function: What to run.
+            *args: Its arguments.
+            **kwargs: Its arguments.
+
+        Raises:
+            Rejected: The function raised it, or ``TIMED_OUT`` or ``DECODER_CRASHED``: the child
+                outlived its time, ran out of memory or died by a signal.
+            ClientError: Any other error of ours that the function raised.
+        """
+        ...
+
+
 class Isolation:
-    """Runs functions in child processes with limits.
+    """Runs each function in a fresh child, which ends with it.
 
     Args:
         timeout_s: Seconds one call may take before the child is killed.
@@ -50,69 +79,136 @@ class Isolation:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
 
-    async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Return ``function(*args, **kwargs)``, computed in a child process.
-
-        The function must be importable, its arguments and result picklable.
-
-        Raises:
-            Rejected: The function raised it, or ``TIMED_OUT`` or ``DECODER_CRASHED``: the child
-                outlived its time, ran out of memory or died by a signal.
-            ClientError: Any other error of ours that the function raised.
-        """
-        cancelled = False
-        ours, theirs = _CONTEXT.Pipe()
-        child = _CONTEXT.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
-
-        def converse() -> R:
-            child.start()
-            theirs.close()
-            deadline = time.monotonic() + self._timeout_s
-            with contextlib.suppress(BrokenPipeError):
-                ours.send((function, args, kwargs))
-            while not cancelled:
-                if ours.poll(_POLL_S):
-                    return cast("R", _receive(ours))
-                if time.monotonic() > deadline:
-                    raise Rejected(
-                        RefusalCode.TIMED_OUT,
-                        f"Processing was expected to take at most {self._timeout_s:g} s and was "
-                        "stopped; send fewer or smaller instances per study.",
-                    )
-            raise asyncio.CancelledError
-
-        talk = asyncio.create_task(asyncio.to_thread(converse))
+    async def run(
+        self, blocks: Sequence[Block], function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """See ``Runner.run``."""
+        child = _Child(self._memory_bytes)
         try:
-            return await asyncio.shield(talk)
-        except asyncio.CancelledError:
-            cancelled = True
-            with contextlib.suppress(asyncio.CancelledError, ClientError):
-                await talk
-            raise
+            return cast("R", await child.run(self._timeout_s, blocks, (function, args, kwargs)))
         finally:
-            await asyncio.to_thread(_reap, child, ours)
+            await asyncio.to_thread(child.end)
 
 
-def _receive(connection: Connection) -> Any:
-    try:
-        outcome, value = connection.recv()
-    except (EOFError, ConnectionResetError):
+class Assistants:
+    """Children that stay; one that crashed or took too long is replaced by the next call.
+
+    Args:
+        timeout_s: Seconds one call may take before the child is killed.
+        memory_bytes: Address space of one child.
+    """
+
+    def __init__(self, timeout_s: float, memory_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._idle: list[_Child] = []
+
+    async def run(
+        self, blocks: Sequence[Block], function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """See ``Runner.run``."""
+        child = self._idle.pop() if self._idle else _Child(self._memory_bytes)
+        try:
+            return cast("R", await child.run(self._timeout_s, blocks, (function, args, kwargs)))
+        finally:
+            if child.is_ready:
+                self._idle.append(child)
+            else:
+                await asyncio.to_thread(child.end)
+
+    def close(self) -> None:
+        """End them all; none may be at work."""
+        while self._idle:
+            self._idle.pop().end()
+
+
+class _Child:
+    """One child process and the line to it."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory_bytes = memory_bytes
+        self._ours, self._theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(
+            target=_serve, args=(self._theirs, memory_bytes), daemon=True
+        )
+        self._abandoned = False
+        self.is_ready = False
+        """Whether it has answered and waits for the next call."""
+
+    async def run(self, timeout_s: float, blocks: Sequence[Block], call: object) -> Any:
+        self.is_ready = False
+        talk = asyncio.create_task(asyncio.to_thread(self._converse, blocks, call))
+        try:
+            done, _ = await asyncio.wait({talk}, timeout=timeout_s)
+            if not done:
+                raise Rejected(
+                    RefusalCode.TIMED_OUT,
+                    f"Processing was expected to take at most {timeout_s:g} s and was stopped; "
+                    "send fewer or smaller instances per study.",
+                )
+            kind, value = talk.result()
+        except BaseException:
+            # The thread waits for an answer, which the end of the child ends.
+            await asyncio.shield(asyncio.to_thread(self._abandon))
+            await asyncio.wait({talk})
+            with contextlib.suppress(BaseException):
+                talk.result()
+            raise
+        self.is_ready = True
+        if kind == "error":
+            raise value
+        return value
+
+    def end(self) -> None:
+        """Kill it and wait for its end."""
+        self._ours.close()
+        self._theirs.close()
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        if self._process.pid is not None:
+            self._process.kill()
+
+    def _converse(self, blocks: Sequence[Block], call: object) -> tuple[str, Any]:
+        if self._process.pid is None:
+            self._process.start()
+            self._theirs.close()
+        if self._abandoned:
+            self._process.kill()
+        memories = [block.bytes for block in blocks]
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                _send_blocks(self._ours, blocks)
+                send(self._ours, call, memories)
+            kind, value = receive_answer(self._ours, memories, self._memory_bytes)
+            if kind in ("value", "error") and (kind == "value" or isinstance(value, ClientError)):
+                return kind, value
+        except (EOFError, OSError, ValueError, TypeError, pickle.UnpicklingError):
+            pass
         raise Rejected(
             RefusalCode.DECODER_CRASHED,
             "The isolated process died while it worked on this study; the data is damaged or "
             "needs more memory than is allowed. Export and send it again, or in smaller parts.",
-        ) from None
-    if outcome == "error":
-        raise value
-    return value
+        )
 
 
-def _reap(child: Any, connection: Connection) -> None:
-    connection.close()
-    if child.pid is not None:
-        child.kill()
-        child.join()
-        child.close()
+def _send_blocks(connection: Connection, blocks: Sequence[Block]) -> None:
+    connection.send(len(blocks))
+    if blocks:
+        with socket.socket(fileno=os.dup(connection.fileno())) as line:
+            reduction.sendfds(line, [block.fd for block in blocks])
+
+
+def _receive_blocks(connection: Connection) -> list[Any]:
+    count = connection.recv()
+    if not count:
+        return []
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        return [map_block(fd) for fd in reduction.recvfds(line, count)]
 
 
 def _serve(connection: Connection, memory_bytes: int) -> None:
@@ -120,16 +216,27 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     forbid_core_dumps()
     _say_nothing()
-    function, args, kwargs = connection.recv()
+    with contextlib.suppress(EOFError):
+        while _answer(connection):
+            pass
+
+
+def _answer(connection: Connection) -> bool:
+    """Serve one call; say whether the next one can be served."""
+    memories = _receive_blocks(connection)
     try:
+        function, args, kwargs = receive(connection, memories)
         answer = ("value", function(*args, **kwargs))
     except ClientError as error:
         answer = ("error", error)
     except MemoryError:
-        return
+        return False
+    except EOFError:
+        raise
     except Exception as error:
         answer = ("error", _crash(error))
-    connection.send(answer)
+    send(connection, answer, memories)
+    return True
 
 
 def _say_nothing() -> None:

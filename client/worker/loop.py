@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,7 +32,7 @@ from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue, QueueEntry
 from client.jobs import Job, Priority
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult
+from client.ledger.records import JobResult, ServedModel
 from client.objectstore.objects import ObjectStore
 from client.worker.pacing import Turns, retry_delay_s
 from client.worker.progress import Progress
@@ -42,7 +42,10 @@ __all__ = ("Pipeline", "WorkerLoop", "WorkerSettings")
 _LOG = logging.getLogger(__name__)
 _TAKE_WAIT_S = 1.0
 _AWAY_PAUSE_S = 1.0
+_BEAT_S = 2.0
 _CHECK_TIMEOUT_S = 10.0
+_TELL_EVERY_S = 1.5
+_TELL_TIMEOUT_S = 1.0
 _CHANCE = random.SystemRandom()
 
 
@@ -55,6 +58,10 @@ class Pipeline(Protocol):
 
     async def check(self) -> None:
         """See ``StudyPipeline.check``."""
+        ...
+
+    async def serving(self) -> Sequence[ServedModel]:
+        """See ``StudyPipeline.serving``."""
         ...
 
 
@@ -106,11 +113,35 @@ class WorkerLoop:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then finish or give back what is in work."""
-        await asyncio.gather(
-            self._fill(self._next_entry, self._settings.studies_in_flight, stop),
-            self._fill(self._next_urgent, 1, stop),
-        )
-        await self._drain()
+        telling = asyncio.create_task(self._tell_often())
+        try:
+            await asyncio.gather(
+                self._fill(self._next_entry, self._settings.studies_in_flight, stop),
+                self._fill(self._next_urgent, 1, stop),
+            )
+            await self._drain()
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            with contextlib.suppress(ClientError):
+                await self._ledger.serve(self._settings.owner, ())
+
+    async def _tell_often(self) -> None:
+        """Let the ledger notice a new model while nothing is in work."""
+        while True:
+            await self._tell()
+            await asyncio.sleep(_TELL_EVERY_S)
+
+    async def _tell(self) -> None:
+        """Tell the ledger which models are in service now; none while that can't be known."""
+        models: Sequence[ServedModel] = ()
+        with contextlib.suppress(ClientError, TimeoutError):
+            async with asyncio.timeout(_TELL_TIMEOUT_S):
+                models = await self._pipeline.serving()
+        try:
+            await self._ledger.serve(self._settings.owner, models)
+        except Transient as error:
+            _LOG.warning("the models in service cannot be told: %s", error)
 
     async def _fill(
         self, take: Callable[[], Awaitable[QueueEntry | None]], places: int, stop: asyncio.Event
@@ -213,6 +244,7 @@ class WorkerLoop:
 
     async def _claimed(self, entry: QueueEntry) -> Job | None:
         """Return the entry's job once it is ours; None when there is nothing to do for us."""
+        await self._tell()
         try:
             return await self._ledger.claim(
                 entry.job_id, self._settings.owner, self._settings.lease_s
@@ -227,7 +259,7 @@ class WorkerLoop:
 
     async def _beat(self, job: Job, entry: QueueEntry, progress: Progress) -> None:
         """Keep the job ours; ends only when it no longer is."""
-        pause_s = min(1.0, self._settings.lease_s / 3)
+        pause_s = min(_BEAT_S, self._settings.lease_s / 3)
         while True:
             await asyncio.sleep(pause_s)
             try:
@@ -248,6 +280,7 @@ class WorkerLoop:
         result: JobResult | None = None
         try:
             result = stored = await processing
+            await self._tell()
             await self._entered(lambda: self._ledger.finish(job, stored))
             reach(Step.RESULT_COMMITTED)
             outcome = "done"

@@ -25,10 +25,13 @@ from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.objectstore.stores import open_store
 from client.settings import Settings, load_settings
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
+from client.triton.slots import Slots
 from client.vault.vault import Vault
-from client.worker.isolation import Isolation, preload
+from client.worker.isolation import Assistants, Isolation, preload
+from client.worker.load import LoadSettings
 from client.worker.loop import WorkerLoop, WorkerSettings
 from client.worker.study import StudyPipeline
+from client.worker.writing import prepare_writing
 from preprocess.spec import SpecError, find_model_specs
 
 __all__ = ("main", "run_worker")
@@ -63,13 +66,19 @@ async def run_worker(
         vault = await owned.enter_async_context(
             Vault(settings.vault_url, open_key_manager(settings.kek, keys.kek))
         )
+        limits = (settings.read_timeout_s, settings.read_memory_mib * _MIB)
+        writers = Assistants(*limits)
+        owned.callback(writers.close)
+        await writers.run((), prepare_writing)
         pipeline = StudyPipeline(
             store,
             vault,
             Keyring(keys.worker_keys),
             segmenters,
-            Isolation(settings.read_timeout_s, settings.read_memory_mib * _MIB),
+            readers=Isolation(*limits),
+            writers=writers,
             limits=_limits(settings),
+            load=LoadSettings(max_bytes=settings.memory_mib * _MIB),
         )
         loop = WorkerLoop(
             WorkerSettings(owner, settings.studies_in_flight, settings.lease_s),
@@ -88,8 +97,9 @@ def _models(settings: Settings) -> list[TritonModel]:
         specs = find_model_specs(repository)
     except SpecError as error:
         raise ConfigurationError(str(error)) from error
-    call = TritonModelSettings(settings.triton_url, slices_in_flight=settings.slices_in_flight)
-    return [TritonModel(spec, call, repository) for spec in specs]
+    call = TritonModelSettings(settings.triton_url, worker_key=settings.triton_worker_key)
+    slots = Slots(settings.slices_in_flight)
+    return [TritonModel(spec, call, repository, slots) for spec in specs]
 
 
 def _limits(settings: Settings) -> StudyLimits:

@@ -1,28 +1,33 @@
 """Carries one study from stored ciphertext to stored, encrypted result.
 
-    fetch+decrypt ▶ read (own process) ▶ route ▶ plan ▶ segment (Triton) ▶ write (own process)
+    fetch+decrypt ▶ read (fresh process) ▶ route ▶ plan ▶ segment (Triton) ▶ write (own process)
                   ▶ encrypt+store
 
-Plaintext lives in memory only, and only as long as a stage needs it.
+Any number of studies are under way, each in a stage of its own: while the engine has one, the next
+is read and the last one written. Plaintext lives in memory only, and only as long as it is needed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from client.crypto.keyring import Keyring
 from client.crypto.studies import open_study, seal_result
+from client.dicom.provenance import Provenance
 from client.dicom.report import SeriesResult, write_report
 from client.dicom.routing import route
-from client.dicom.seg import Provenance
-from client.dicom.series import Series, SeriesRefusal
+from client.dicom.series import Series, SeriesRefusal, StudyContent
 from client.errors import RefusalCode, Rejected
 from client.faultpoints import Step, reach
 from client.ingest.bundle import result_bundle
 from client.jobs import Job
-from client.ledger.records import JobResult
+from client.ledger.records import JobResult, ServedModel
 from client.limits import StudyLimits
 from client.objectstore.objects import ObjectStore, result_key
 from client.proto.ingest_pb2 import StudyHeader
@@ -30,14 +35,20 @@ from client.triton.inference import Segmenter
 from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
 from client.vault.vault import Vault
 from client.version import SOFTWARE_VERSION
-from client.worker.isolation import Isolation
+from client.worker.blocks import Block, BlockPool
+from client.worker.isolation import Runner
+from client.worker.load import Budget, Gate, LoadSettings
 from client.worker.progress import Progress
-from client.worker.stages import read_bundle_study, write_series
+from client.worker.reading import read_bundle_study
+from client.worker.writing import write_series
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan, plan_series
 from preprocess.spec import ModelSpec
 
 __all__ = ("StudyPipeline",)
+
+_MOST_EXPANSION = 16
+_SMALL_ROOM_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +68,10 @@ class StudyPipeline:
         vault: What opens a study's header and seals a result's.
         keyring: The worker's keys.
         segmenters: The models in service, by name.
-        isolation: Where hostile input is read and results are written.
+        readers: Where hostile input is read.
+        writers: Where results are written.
         limits: What a study may ask for.
+        load: What studies may take together.
     """
 
     def __init__(
@@ -67,16 +80,23 @@ class StudyPipeline:
         vault: Vault,
         keyring: Keyring,
         segmenters: Mapping[str, Segmenter],
-        isolation: Isolation,
         *,
+        readers: Runner,
+        writers: Runner,
         limits: StudyLimits,
+        load: LoadSettings,
     ) -> None:
         self._store = store
         self._vault = vault
         self._keyring = keyring
         self._segmenters = dict(segmenters)
-        self._isolation = isolation
+        self._readers = readers
+        self._writers = writers
         self._limits = limits
+        self._budget = Budget(load.max_bytes)
+        self._reading = Gate(load.cpu_places)
+        self._writing = Gate(load.cpu_places)
+        self._blocks = BlockPool(load.kept_bytes)
 
     async def process(self, job: Job, progress: Progress) -> JobResult:
         """Process one claimed job and store its result under the attempt's own key.
@@ -91,30 +111,66 @@ class StudyPipeline:
         """
         with progress.stage_of("fetch"):
             header = await open_study_header(self._vault, job)
-            bundle = await open_study(
-                header,
-                self._store.get(job.object_key),
-                self._keyring,
-                max_bytes=self._limits.bundle.max_bytes,
-                rewrapped=await open_rewrapped(self._vault, job),
-            )
-        reach(Step.STUDY_OPENED)
-        with progress.stage_of("read"):
-            content = await self._isolation.run(
-                read_bundle_study,
-                bundle,
-                self._limits.bundle,
-                self._limits.read,
-                self._modalities(),
-            )
-            del bundle
-        finished, declined = await self._segment_all(job, content.series, progress)
-        refusals = (*content.refusals, *declined)
+        async with self._budget.take(2 * header.plaintext_bytes, job.priority):
+            finished, refusals = await self._segmented(job, header, progress)
         if not finished:
             raise _refuse_study(refusals)
         files = _result_files(finished, refusals, progress)
         with progress.stage_of("store"):
             return await self._store_result(job, header, files)
+
+    async def _segmented(
+        self, job: Job, header: StudyHeader, progress: Progress
+    ) -> tuple[list[_Finished], tuple[SeriesRefusal, ...]]:
+        """Do everything for which the images are in memory."""
+        with ExitStack() as owned:
+            content, room = await self._read(job, header, owned, progress)
+            finished, declined = await self._segment_all(job, content.series, room, progress)
+        return finished, (*content.refusals, *declined)
+
+    async def _read(
+        self, job: Job, header: StudyHeader, owned: ExitStack, progress: Progress
+    ) -> tuple[StudyContent, Block]:
+        """Decrypt and read a study; its pixels lie in a block that ``owned`` gives back."""
+        with ExitStack() as briefly:
+            with progress.stage_of("fetch"):
+                bundle, plaintext = await self._opened(job, header, briefly)
+            reach(Step.STUDY_OPENED)
+            with progress.stage_of("read"):
+                async with self._reading.place(job.priority):
+                    room = owned.enter_context(self._blocks.block(_room_bytes(len(plaintext))))
+                    content, room.used = await self._readers.run(
+                        (bundle, room),
+                        read_bundle_study,
+                        plaintext,
+                        room.bytes,
+                        self._limits.bundle,
+                        self._limits.read,
+                        self._modalities(),
+                    )
+        return content, room
+
+    async def _opened(
+        self, job: Job, header: StudyHeader, briefly: ExitStack
+    ) -> tuple[Block, NDArray[np.uint8]]:
+        """Decrypt a study into a block, once its length is known to be allowed."""
+        taken: list[Block] = []
+
+        def allocate(length: int) -> memoryview:
+            taken.append(briefly.enter_context(self._blocks.block(length)))
+            return taken[0].bytes.data[:length]
+
+        await open_study(
+            header,
+            self._store.get(job.object_key),
+            self._keyring,
+            max_bytes=self._limits.bundle.max_bytes,
+            rewrapped=await open_rewrapped(self._vault, job),
+            allocate=allocate,
+        )
+        (block,) = taken
+        block.used = header.plaintext_bytes
+        return block, block.bytes[: block.used]
 
     async def check(self) -> None:
         """Return when everything that a study needs answers.
@@ -128,12 +184,25 @@ class StudyPipeline:
         await self._vault.ping()
         await self._store.check()
 
+    async def serving(self) -> Sequence[ServedModel]:
+        """Say which models are in service now.
+
+        Raises:
+            Transient: The model server is away.
+            ConfigurationError: It does not serve a model as described.
+        """
+        found = [await segmenter.identity() for segmenter in self._segmenters.values()]
+        return [
+            ServedModel(one.name, one.version, one.engine, one.network_sha256, one.spec_sha256)
+            for one in found
+        ]
+
     def _modalities(self) -> frozenset[str]:
         specs = (segmenter.spec for segmenter in self._segmenters.values())
         return frozenset(modality for spec in specs for modality in spec.route.modalities)
 
     async def _segment_all(
-        self, job: Job, found: tuple[Series, ...], progress: Progress
+        self, job: Job, found: tuple[Series, ...], room: Block, progress: Progress
     ) -> tuple[list[_Finished], list[SeriesRefusal]]:
         finished: list[_Finished] = []
         refusals: list[SeriesRefusal] = []
@@ -141,7 +210,7 @@ class StudyPipeline:
         for series in found:
             try:
                 spec = route(series, specs, job.model)
-                finished.append(await self._segment(job, series, spec, progress))
+                finished.append(await self._segment(job, series, spec, room, progress))
             except Rejected as error:
                 refusals.append(
                     SeriesRefusal(series.uid, error.code, error.reason, series.instances)
@@ -149,7 +218,7 @@ class StudyPipeline:
         return finished, refusals
 
     async def _segment(
-        self, job: Job, series: Series, spec: ModelSpec, progress: Progress
+        self, job: Job, series: Series, spec: ModelSpec, room: Block, progress: Progress
     ) -> _Finished:
         segmenter = self._segmenters[spec.name]
         with progress.stage_of("segment"):
@@ -169,9 +238,10 @@ class StudyPipeline:
                 model_sha256=identity.network_sha256,
                 created_at=job.created_at,
             )
-            written = await self._isolation.run(
-                write_series, series, plan, canvas, spec, provenance
-            )
+            async with self._writing.place(job.priority):
+                written = await self._writers.run(
+                    (room,), write_series, series, plan, canvas, spec, provenance
+                )
         return _Finished(written.segmentation, written.result, provenance)
 
     async def _plan(self, spec: ModelSpec, series: Series) -> SeriesPlan:
@@ -199,6 +269,11 @@ class StudyPipeline:
         stored = await self._store.put(result_key(job.id, job.attempt), _in_threads(sealed.chunks))
         reach(Step.RESULT_STORED)
         return JobResult(stored, kept)
+
+
+def _room_bytes(bundle_bytes: int) -> int:
+    """Room for the pixels of most studies, compressed ones too; what does not fit travels."""
+    return max(bundle_bytes, min(_MOST_EXPANSION * bundle_bytes, _SMALL_ROOM_BYTES))
 
 
 async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

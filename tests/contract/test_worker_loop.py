@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from client.errors import Erased, LeaseLost, RefusalCode, Rejected, Transient
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job, JobState, Priority
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult, NewJob
+from client.ledger.records import JobResult, NewJob, ServedModel
+from client.ledger.service import fingerprint
 from client.objectstore.objects import ObjectStore, StoredObject, result_key
 from client.objectstore.stores import open_store
 from client.worker.loop import WorkerLoop, WorkerSettings
@@ -66,6 +68,7 @@ class Site:
         places: int = 2,
         lease_s: float = 5.0,
         check: Callable[[], None] = lambda: None,
+        serving: Callable[[], Sequence[ServedModel]] = lambda: (),
     ) -> AsyncIterator[asyncio.Event]:
         class Pipeline:
             async def process(self, job: Job, progress: Progress) -> JobResult:
@@ -73,6 +76,9 @@ class Site:
 
             async def check(self) -> None:
                 check()
+
+            async def serving(self) -> Sequence[ServedModel]:
+                return serving()
 
         stop = asyncio.Event()
         settings = WorkerSettings(f"w-{uuid.uuid4()}", places, lease_s, drain_s=0.2)
@@ -332,3 +338,38 @@ async def test_without_trouble_nothing_is_checked(site: Site) -> None:
     async with site.worker(site.process, check=check):
         (job,) = await site.ended(job_id)
     assert job.state is JobState.DONE
+
+
+SERVED = ServedModel("brain_mr", "1", "an engine", "aa", "bb")
+
+
+async def test_a_job_knows_which_models_it_was_made_with(site: Site) -> None:
+    job_id = await site.submit()
+    async with site.worker(site.process, serving=lambda: [SERVED]):
+        (job,) = await site.ended(job_id)
+        assert job.made_with == fingerprint([SERVED])
+        assert await site.ledger.models_in_service() == {job.made_with}
+    assert await site.ledger.models_in_service() == set()
+
+
+async def test_a_model_that_changes_during_a_job_leaves_it_without(site: Site) -> None:
+    serving = [SERVED]
+
+    async def process(job: Job, progress: Progress) -> JobResult:
+        serving[:] = [replace(SERVED, version="2")]
+        return await site.process(job, progress)
+
+    job_id = await site.submit()
+    async with site.worker(process, serving=lambda: list(serving)):
+        (job,) = await site.ended(job_id)
+        assert (job.state, job.made_with) == (JobState.DONE, "")
+
+
+async def test_a_model_server_that_is_away_serves_nothing(site: Site) -> None:
+    def away() -> Sequence[ServedModel]:
+        raise Transient("Triton is away (as the test wants it)")
+
+    job_id = await site.submit()
+    async with site.worker(site.process, serving=away):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.made_with) == (JobState.DONE, "")

@@ -32,7 +32,8 @@ from client.vault.headers import (
     seal_study_header,
 )
 from client.vault.vault import Vault
-from client.worker.isolation import Isolation
+from client.worker.isolation import Assistants, Isolation
+from client.worker.load import LoadSettings
 from client.worker.progress import Progress
 from client.worker.study import StudyPipeline
 from preprocess.spec import ModelSpec
@@ -69,13 +70,16 @@ class Bench:
         self.sender = Keyring(tmp_path / "sender")
         self.worker.create()
         self.sender.create()
+        self.writers = Assistants(timeout_s=60, memory_bytes=8192 * MIB)
         self.pipeline = StudyPipeline(
             self.store,
             vault,
             self.worker,
             {spec.name: FakeSegmenter(spec)},
-            Isolation(timeout_s=60, memory_bytes=8192 * MIB),
+            readers=Isolation(timeout_s=60, memory_bytes=8192 * MIB),
+            writers=self.writers,
             limits=StudyLimits(BundleLimits(max_bytes=64 * MIB), ReadLimits()),
+            load=LoadSettings(),
         )
 
     def seal(self, files: Iterable[tuple[str, bytes]]) -> SealedStudy:
@@ -138,7 +142,7 @@ class Bench:
         assert header.ciphertext_bytes == job.result_bytes
         chunks = self.store.get(job.result_key)
         bundle = await open_result(header, chunks, self.sender, max_bytes=64 * MIB)
-        return dict(read_bundle(bundle, BundleLimits()))
+        return {name: bytes(content) for name, content in read_bundle(bundle, BundleLimits())}
 
 
 @pytest.fixture

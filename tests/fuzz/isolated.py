@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
+import numpy as np
+
 from client.errors import Rejected
 from client.ingest.bundle import study_bundle
 from client.limits import BundleLimits, ReadLimits
 from client.worker.isolation import Isolation, preload
-from client.worker.stages import read_bundle_study
+from client.worker.reading import read_bundle_study
 from tests.fuzz.mutations import mutate_file
 from tests.fuzz.seeds import dicom_seeds
 from tests.fuzz.tally import ACCEPTED
@@ -19,6 +21,7 @@ from tests.fuzz.tally import ACCEPTED
 __all__ = ("mutated_files", "read_isolated")
 
 _MODALITIES = frozenset({"CT", "MR"})
+NO_ROOM = np.empty(0, np.uint8)
 _TIMEOUT_S = 60.0
 _MEMORY_BYTES = 4 << 30
 """Address space: shared libraries take 2 GiB of it."""
@@ -33,7 +36,7 @@ def mutated_files(count: int, seed: int) -> list[bytes]:
 def read_isolated(files: Iterable[bytes]) -> Counter[str]:
     """Read each file as a study; how often each code, or ``ACCEPTED``, was the answer."""
 
-    preload(["__main__", "client.worker.stages"])
+    preload(["__main__", "client.worker.reading"])
 
     async def read_all() -> Counter[str]:
         isolation = Isolation(_TIMEOUT_S, _MEMORY_BYTES)
@@ -43,10 +46,10 @@ def read_isolated(files: Iterable[bytes]) -> Counter[str]:
 
 
 async def _answer(isolation: Isolation, content: bytes) -> str:
-    bundle = bytearray(b"".join(study_bundle([content]).chunks()))
+    bundle = np.frombuffer(b"".join(study_bundle([content]).chunks()), np.uint8)
     try:
-        study = await isolation.run(
-            read_bundle_study, bundle, BundleLimits(), ReadLimits(), _MODALITIES
+        study, _ = await isolation.run(
+            (), read_bundle_study, bundle, NO_ROOM, BundleLimits(), ReadLimits(), _MODALITIES
         )
     except Rejected as refusal:
         return refusal.code

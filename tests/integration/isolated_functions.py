@@ -7,13 +7,26 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from client.errors import RefusalCode, Rejected
 
-__all__ = ("allocate", "babble", "die_by", "double", "raise_with_patient_name", "reject")
+__all__ = (
+    "allocate",
+    "babble",
+    "die_by",
+    "double",
+    "double_in_place",
+    "fill",
+    "process_id",
+    "raise_with_patient_name",
+    "reject",
+    "shrink",
+    "take_over",
+)
 
 
 def double(array: Any) -> Any:
@@ -49,3 +62,46 @@ def die_by(number: signal.Signals) -> None:
 
 def allocate(size: int) -> int:
     return int(np.ones(size, dtype=np.uint8).sum())
+
+
+class Evil:
+    """Unpickled by one who is not careful, it touches a file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self._path,)
+
+
+def take_over(path: str) -> Any:
+    """Answer with what runs code where it is unpickled."""
+    return Evil(path)
+
+
+def double_in_place(array: Any, room: Any) -> Any:
+    """Return an array that lies in the block."""
+    answer = room[: array.nbytes].view(array.dtype).reshape(array.shape)
+    np.multiply(array, 2, out=answer)
+    return answer
+
+
+def shrink(_room: Any) -> str:
+    """Try to cut every shared block that this process has."""
+    for fd in range(3, 64):
+        try:
+            if "memfd" in str(Path(f"/proc/self/fd/{fd}").readlink()):
+                os.ftruncate(fd, 0)
+        except OSError as error:
+            if isinstance(error, PermissionError):
+                return "not permitted"
+    return "nothing to cut"
+
+
+def process_id() -> int:
+    return os.getpid()
+
+
+def fill(room: Any, value: int) -> None:
+    room[:] = value
+    raise ValueError("after it has written")

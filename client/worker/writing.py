@@ -1,29 +1,45 @@
-"""The CPU-bound steps of a study, pure functions that run in a process of their own.
+"""Makes the result of one series, in a process that stays.
 
-bundle ──read_bundle_study──▶ series │ refusals
 series + masks on the canvas ──write_series──▶ DICOM SEG + measurements
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from io import BytesIO
 
 import numpy as np
+from highdicom import SOPClass
 from numpy.typing import NDArray
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from client.dicom.measure import measure
-from client.dicom.reader import read_study
+from client.dicom.provenance import Provenance, result_uid
 from client.dicom.report import SeriesResult, series_result
-from client.dicom.seg import Provenance, build_segmentation, result_uid
-from client.dicom.series import Series, StudyContent
-from client.ingest.bundle import read_bundle
-from client.limits import BundleLimits, ReadLimits
+from client.dicom.seg import build_segmentation
+from client.dicom.series import Series
+from client.dicom.tally import take_tally
 from preprocess.cleanup import native_mask
 from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
 
-__all__ = ("WrittenSeries", "read_bundle_study", "write_series")
+__all__ = ("WrittenSeries", "prepare_writing", "write_series")
+
+
+def prepare_writing() -> None:
+    """Make the writer read the tables of the standard (0.3 s), which it keeps from then on."""
+    example = SOPClass(
+        study_instance_uid="2.25.1",
+        series_instance_uid="2.25.2",
+        series_number=1,
+        sop_instance_uid="2.25.3",
+        sop_class_uid=SegmentationStorage,
+        instance_number=1,
+        modality="SEG",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        patient_birth_date="",
+    )
+    example.save_as(BytesIO(), enforce_file_format=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +48,6 @@ class WrittenSeries:
 
     segmentation: bytes
     result: SeriesResult
-
-
-def read_bundle_study(
-    bundle: bytearray,
-    bundle_limits: BundleLimits,
-    read_limits: ReadLimits,
-    modalities: Collection[str],
-) -> StudyContent:
-    """Read a decrypted bundle into checked series.
-
-    Raises:
-        Rejected: The bundle itself is not one; refusals of single series are in the answer.
-    """
-    return read_study(read_bundle(bundle, bundle_limits), read_limits, modalities)
 
 
 def write_series(
@@ -65,8 +67,9 @@ def write_series(
         provenance: What else made them.
     """
     mask = native_mask(plan, canvas, series.spacing_mm, spec)
+    tally = take_tally(series.stored, mask, len(spec.segments) + 1)
     uid = result_uid(series, spec, provenance, "segmentation")
     return WrittenSeries(
-        segmentation=build_segmentation(series, mask, spec, provenance),
-        result=series_result(series, spec, uid, measure(series, mask, spec)),
+        segmentation=build_segmentation(series, mask, spec, provenance, tally),
+        result=series_result(series, spec, uid, measure(series, mask, spec, tally)),
     )
