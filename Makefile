@@ -35,7 +35,7 @@ demo: $(VENV)/.server ## Send the sample study through the real stack; results i
 test: $(VENV)/.dev ## Run unit, contract, integration and chaos tests on the real parts
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/.server ## First numbers: raw engine, ensemble and the whole way, as ratios
+bench: $(VENV)/.server ## First numbers in 3 minutes; the whole run is in docs/performance.md
 	@$(BIN)/python -m loadtest.bench --quick
 
 # Long runs on the real parts; each writes docs/proof/<name>.json, and the page is made of them.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from client.errors import Transient
+from loadtest.families import owner_of
 
 __all__ = ("Reading", "read_cpu", "spent")
 
@@ -46,7 +47,7 @@ def read_cpu(pids: Collection[int]) -> Reading:
             parents[process.pid] = process.info["ppid"]
             times[process.pid] = sum(process.info["cpu_times"][:4])
     for pid, seconds in times.items():
-        owner = _owner(pid, parents, totals)
+        owner = owner_of(pid, parents, totals)
         if owner is not None:
             totals[owner] += seconds
     ended = sorted(totals.keys() - times.keys())
@@ -61,15 +62,6 @@ def spent(before: Reading, after: Reading, named: Mapping[str, int]) -> dict[str
         name: after.processes_s[pid] - before.processes_s[pid]
         for name, pid in sorted(named.items())
     }
-
-
-def _owner(pid: int, parents: Mapping[int, int], named: Collection[int]) -> int | None:
-    """The nearest named process among a process and its ancestors."""
-    while pid not in named:
-        if pid not in parents or pid == parents[pid]:
-            return None
-        pid = parents[pid]
-    return pid
 
 
 def _machine_busy_s() -> float:

@@ -1,4 +1,4 @@
-"""The raw engine: OpenVINO in this process at its best settings, from ready float32 images.
+"""The raw engine: OpenVINO in this process as it is served, from ready float32 images.
 
 images ─▶ OpenVINO ─▶ masks
 """
@@ -6,6 +6,7 @@ images ─▶ OpenVINO ─▶ masks
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -14,38 +15,43 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from google.protobuf import json_format, text_format
 from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from client.errors import ConfigurationError
+from loadtest.loads import RAW
 from loadtest.ways import Work
+from preprocess.errors import ServingError
+from preprocess.serving.configured import ServedNetwork, read_configuration
+from preprocess.serving.network import single_settings, stream_settings
 
-__all__ = ("RawEngine",)
-
-FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+__all__ = ("RawEngine", "served_network")
 
 
 class RawEngine:
-    """The yardstick: nothing but the network.
+    """The yardstick: nothing but the network, at the settings that its service was given.
 
     One slice in flight goes through a model compiled for latency, which puts all cores on it;
     several go one by one through parallel streams, the cheapest way on a CPU.
 
     Args:
-        network: The ONNX file.
+        served: The network and how it is compiled.
         images: float32 [slices, 1, rows, columns].
         slices_alone: How many slices a run with one in flight takes.
     """
 
-    name = "raw engine"
+    name = RAW
 
-    def __init__(self, network: Path, images: NDArray[np.float32], slices_alone: int) -> None:
+    def __init__(
+        self, served: ServedNetwork, images: NDArray[np.float32], slices_alone: int
+    ) -> None:
         core = ov.Core()
-        model = core.read_model(network)
+        model = core.read_model(served.path)
         model.reshape([1, *images.shape[1:]])
-        latency = {"PERFORMANCE_HINT": "LATENCY", **FLOAT32}
-        self._single = core.compile_model(model, "CPU", latency).create_infer_request()
-        self._streams = core.compile_model(
-            model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT", **FLOAT32}
-        )
+        single = core.compile_model(model, "CPU", single_settings(served))
+        self._single = single.create_infer_request()
+        self._streams = core.compile_model(model, "CPU", stream_settings(served))
         self._images = images
         self._slices_alone = slices_alone
         self.masks = np.empty((len(images), *images.shape[2:]), dtype=np.uint8)
@@ -86,3 +92,31 @@ class RawEngine:
 
     def _first(self, count: int) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
         return list(zip(self._images[:count], self.masks[:count], strict=True))
+
+
+def served_network(repository: Path, model: str) -> ServedNetwork:
+    """What the cpu profile of a repository serves, as the server itself would read it.
+
+    Args:
+        repository: The model repository.
+        model: Name of the model.
+
+    Raises:
+        ConfigurationError: There is no such model, or its configuration is not that of a network.
+    """
+    net = f"{model}_net"
+    try:
+        text = (repository / net / "configs" / "cpu.pbtxt").read_text(encoding="utf-8")
+        config = json_format.MessageToDict(
+            text_format.Parse(text, ModelConfig()), preserving_proto_field_name=True
+        )
+        versions = [each.name for each in (repository / net).iterdir() if each.name.isdecimal()]
+        arguments = {
+            "model_name": net,
+            "model_config": json.dumps(config),
+            "model_repository": str(repository / net),
+            "model_version": max(versions, key=int, default=""),
+        }
+        return read_configuration(arguments)
+    except (OSError, text_format.ParseError, ServingError, KeyError) as error:
+        raise ConfigurationError(f"Expected {model} in {repository}: {error}") from error

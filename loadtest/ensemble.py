@@ -1,6 +1,6 @@
-"""The ensemble: int16 slices to our Triton server over gRPC, masks back.
+"""The ensemble: int16 slices to our Triton server and masks back, as a worker does it.
 
-slices ─gRPC─▶ Triton [ DALI preprocess ▶ U-Net ] ─gRPC─▶ masks
+slices ─shared memory─▶ Triton [ preprocess ▶ U-Net ] ─shared memory─▶ masks
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from typing import Self
 from client.crypto.keydirectory import KeyDirectory
 from client.errors import Transient
 from client.ingest.sender import IngestClient, SenderSettings
-from client.jobs import JobState
+from client.jobs import Job, JobState, Priority
 from client.settings import Settings
+from loadtest.loads import WHOLE
 from loadtest.material import Material
 from loadtest.processes import stack_processes
 from loadtest.ways import Work
@@ -35,7 +36,7 @@ class WholeWay:
         material: The study.
     """
 
-    name = "whole way"
+    name = WHOLE
 
     def __init__(self, settings: Settings, material: Material) -> None:
         keys = KeyDirectory(Path(settings.keys))
@@ -82,15 +83,20 @@ class WholeWay:
             stages_s=_means(stages),
         )
 
-    async def _one_study(self) -> dict[str, float]:
+    async def time_one(self, priority: Priority) -> float:
+        """Seconds of one study, from the first byte read to the result decrypted.
+
+        Raises:
+            Transient: The study did not end well.
+        """
+        return sum((await self._one_study(priority)).values())
+
+    async def _one_study(self, priority: Priority = Priority.ROUTINE) -> dict[str, float]:
         """Wall seconds by stage; together they are the whole time."""
         began = time.perf_counter()
-        # The same study again must be work again, not the answer of the last time.
-        job = await self._client.submit(self._material.files, process_again=True)
+        job = await self.submit(priority)
         sent = time.perf_counter()
-        job = await self._client.wait(job.id)
-        if job.state is not JobState.DONE:
-            raise Transient(f"Expected a result, but the study ended {job.state}: {job.reason}")
+        job = await self.finished(job)
         ended = time.perf_counter()
         files = await self._client.fetch(job)
         opened = time.perf_counter()
@@ -103,6 +109,24 @@ class WholeWay:
             "get, decrypt": opened - ended,
         }
 
+    async def submit(self, priority: Priority = Priority.ROUTINE) -> Job:
+        """Hands the study in once more, as new work, not for the answer of the last time."""
+        return await self._client.submit(
+            self._material.files, priority=priority, process_again=True
+        )
+
+    async def finished(self, job: Job) -> Job:
+        """Waits for a study.
+
+        Raises:
+            Transient: It did not end well.
+        """
+        job = await self._client.wait(job.id)
+        if job.state is not JobState.DONE:
+            raise Transient(f"Expected a result, but the study ended {job.state}: {job.reason}")
+        return job
+
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(one[name] for one in each) for name in each[0]}
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: fmean(one.get(name, 0.0) for one in each) for name in names}

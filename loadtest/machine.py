@@ -28,7 +28,6 @@ def describe_machine(server: str) -> Machine:
         cores=psutil.cpu_count() or 1,
         memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         system=f"{platform.system()} {platform.release().partition('-')[0]}",
-        gpu="none used",
         versions=(f"Python {platform.python_version()}", server, *versions),
     )
 

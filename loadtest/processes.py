@@ -26,7 +26,7 @@ def stack_processes(settings: Settings) -> dict[str, int]:
     """Services, the models in Triton, and the supervisor with its watchdog.
 
     The worker's isolated readers and writers are children of one process, which starts with the
-    first study and counts for all of them.
+    first study and counts for all of them; other children of the worker count as the worker.
 
     Args:
         settings: Of a running stack that has processed a study.
@@ -34,13 +34,13 @@ def stack_processes(settings: Settings) -> dict[str, int]:
     pids = {service.name: service.pid for service in control.status(settings)}
     supervisor = psutil.Process(pids["gateway"]).ppid()
     triton = triton_processes(pids.pop("triton"))
-    readers = _forkserver(pids["worker"])
-    return {**pids, **triton, "readers, writers": readers, "supervisor": supervisor}
+    readers = dict(zip(["readers, writers"], _forkservers(pids["worker"]), strict=False))
+    return {**pids, **triton, **readers, "supervisor": supervisor}
 
 
-def _forkserver(worker_pid: int) -> int:
-    return next(
+def _forkservers(worker_pid: int) -> list[int]:
+    return [
         child.pid
         for child in psutil.Process(worker_pid).children()
         if any("forkserver" in argument for argument in child.cmdline())
-    )
+    ]

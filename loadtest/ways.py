@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ("Way", "Work")
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ("SliceWay", "StudyWay", "Way", "Work")
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,19 @@ class Way(Protocol):
             in_flight: How many slices, or studies, are under way at a time.
         """
         ...
+
+
+@runtime_checkable
+class SliceWay(Way, Protocol):
+    """One that answers slice by slice, on the network's canvas."""
+
+    masks: NDArray[np.uint8]
+    """uint8 [slices, rows, columns] of the runs so far."""
+
+
+@runtime_checkable
+class StudyWay(Way, Protocol):
+    """One that answers study by study."""
+
+    segmentation: bytes
+    """The DICOM SEG of the last study."""
