@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from client.crypto.binding import result_binding, study_binding
-from client.crypto.envelope import Digest
+from client.crypto.digest import Digest
 from client.crypto.keyring import Keyring, PublicKey
 from client.crypto.studies import seal_result, seal_study
 from client.proto import ingest_pb2
