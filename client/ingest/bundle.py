@@ -29,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
-    source: Path | bytes
+    source: Path | bytes | memoryview
     length: int
 
 
@@ -40,7 +40,7 @@ class Bundle:
         entries: Name, content or the file that holds it, and its length in bytes.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, Path | bytes, int]]) -> None:
+    def __init__(self, entries: Iterable[tuple[str, Path | bytes | memoryview, int]]) -> None:
         self._entries = tuple(_Entry(*entry) for entry in entries)
         if not self._entries:
             raise ConfigurationError("Expected at least one file to send, got none.")
@@ -83,7 +83,7 @@ def study_bundle(files: Iterable[Path | bytes]) -> Bundle:
     )
 
 
-def result_bundle(files: Mapping[str, bytes]) -> Bundle:
+def result_bundle(files: Mapping[str, bytes | memoryview]) -> Bundle:
     """Bundle result files under their own plain names.
 
     Raises:
@@ -162,8 +162,9 @@ def _header(entry: _Entry) -> bytes:
 
 
 def _content(entry: _Entry, number: int) -> Iterator[bytes]:
-    if isinstance(entry.source, bytes):
-        yield from (entry.source[i : i + _READ_BYTES] for i in range(0, entry.length, _READ_BYTES))
+    if not isinstance(entry.source, Path):
+        for start in range(0, entry.length, _READ_BYTES):
+            yield bytes(entry.source[start : start + _READ_BYTES])
         return
     try:
         with entry.source.open("rb") as handle:

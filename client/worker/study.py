@@ -55,7 +55,7 @@ _SMALL_ROOM_BYTES = 256 << 20
 class _Finished:
     """One segmented series: its DICOM SEG and its part of the report."""
 
-    segmentation: bytes
+    segmentation: memoryview
     result: SeriesResult
     provenance: Provenance
 
@@ -112,33 +112,42 @@ class StudyPipeline:
         with progress.stage_of("fetch"):
             header = await open_study_header(self._vault, job)
         async with self._budget.take(2 * header.plaintext_bytes, job.priority):
-            finished, refusals = await self._segmented(job, header, progress)
-        if not finished:
-            raise _refuse_study(refusals)
-        files = _result_files(finished, refusals, progress)
-        with progress.stage_of("store"):
-            return await self._store_result(job, header, files)
+            with ExitStack() as owned:
+                finished, refusals = await self._segmented(job, header, owned, progress)
+                if not finished:
+                    raise _refuse_study(refusals)
+                files = _result_files(finished, refusals, progress)
+                with progress.stage_of("store"):
+                    return await self._store_result(job, header, files)
 
     async def _segmented(
-        self, job: Job, header: StudyHeader, progress: Progress
+        self, job: Job, header: StudyHeader, owned: ExitStack, progress: Progress
     ) -> tuple[list[_Finished], tuple[SeriesRefusal, ...]]:
-        """Do everything for which the images are in memory."""
-        with ExitStack() as owned:
-            content, room = await self._read(job, header, owned, progress)
-            finished, declined = await self._segment_all(job, content.series, room, progress)
+        """Do everything for which the images are in memory; results lie in blocks of ``owned``."""
+        with ExitStack() as images:
+            content, room = await self._read(job, header, images, progress)
+            finished: list[_Finished] = []
+            declined: list[SeriesRefusal] = []
+            for series in content.series:
+                try:
+                    finished.append(await self._segment(job, series, room, owned, progress))
+                except Rejected as error:
+                    declined.append(
+                        SeriesRefusal(series.uid, error.code, error.reason, series.instances)
+                    )
         return finished, (*content.refusals, *declined)
 
     async def _read(
-        self, job: Job, header: StudyHeader, owned: ExitStack, progress: Progress
+        self, job: Job, header: StudyHeader, images: ExitStack, progress: Progress
     ) -> tuple[StudyContent, Block]:
-        """Decrypt and read a study; its pixels lie in a block that ``owned`` gives back."""
+        """Decrypt and read a study; its pixels lie in a block of ``images``."""
         with ExitStack() as briefly:
             with progress.stage_of("fetch"):
                 bundle, plaintext = await self._opened(job, header, briefly)
             reach(Step.STUDY_OPENED)
             with progress.stage_of("read"):
                 async with self._reading.place(job.priority):
-                    room = owned.enter_context(self._blocks.block(_room_bytes(len(plaintext))))
+                    room = images.enter_context(self._blocks.block(_room_bytes(len(plaintext))))
                     content, room.used = await self._readers.run(
                         (bundle, room),
                         read_bundle_study,
@@ -201,25 +210,12 @@ class StudyPipeline:
         specs = (segmenter.spec for segmenter in self._segmenters.values())
         return frozenset(modality for spec in specs for modality in spec.route.modalities)
 
-    async def _segment_all(
-        self, job: Job, found: tuple[Series, ...], room: Block, progress: Progress
-    ) -> tuple[list[_Finished], list[SeriesRefusal]]:
-        finished: list[_Finished] = []
-        refusals: list[SeriesRefusal] = []
-        specs = [segmenter.spec for segmenter in self._segmenters.values()]
-        for series in found:
-            try:
-                spec = route(series, specs, job.model)
-                finished.append(await self._segment(job, series, spec, room, progress))
-            except Rejected as error:
-                refusals.append(
-                    SeriesRefusal(series.uid, error.code, error.reason, series.instances)
-                )
-        return finished, refusals
-
     async def _segment(
-        self, job: Job, series: Series, spec: ModelSpec, room: Block, progress: Progress
+        self, job: Job, series: Series, room: Block, owned: ExitStack, progress: Progress
     ) -> _Finished:
+        """Segment one series, which lies in ``room``; its DICOM SEG goes into an own block."""
+        specs = [segmenter.spec for segmenter in self._segmenters.values()]
+        spec = route(series, specs, job.model)
         segmenter = self._segmenters[spec.name]
         with progress.stage_of("segment"):
             identity = await segmenter.identity()
@@ -238,11 +234,21 @@ class StudyPipeline:
                 model_sha256=identity.network_sha256,
                 created_at=job.created_at,
             )
+            block = owned.enter_context(self._blocks.block(series.stored.nbytes))
             async with self._writing.place(job.priority):
                 written = await self._writers.run(
-                    (room,), write_series, series, plan, canvas, spec, provenance
+                    (room, block),
+                    write_series,
+                    series,
+                    plan,
+                    canvas,
+                    spec,
+                    provenance,
+                    room=block.bytes,
                 )
-        return _Finished(written.segmentation, written.result, provenance)
+            length = len(written.segmentation)
+            block.used = length if length <= block.capacity else 0
+        return _Finished(written.segmentation.data, written.result, provenance)
 
     async def _plan(self, spec: ModelSpec, series: Series) -> SeriesPlan:
         try:
@@ -259,7 +265,7 @@ class StudyPipeline:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
 
     async def _store_result(
-        self, job: Job, header: StudyHeader, files: Mapping[str, bytes]
+        self, job: Job, header: StudyHeader, files: Mapping[str, bytes | memoryview]
     ) -> JobResult:
         bundle = result_bundle(files)
         digest = await asyncio.to_thread(bundle.digest)
@@ -284,8 +290,8 @@ async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 def _result_files(
     finished: list[_Finished], refusals: tuple[SeriesRefusal, ...], progress: Progress
-) -> dict[str, bytes]:
-    files = {
+) -> dict[str, bytes | memoryview]:
+    files: dict[str, bytes | memoryview] = {
         f"segmentation-{number:03d}.dcm": series.segmentation
         for number, series in enumerate(finished, start=1)
     }

@@ -46,7 +46,7 @@ def prepare_writing() -> None:
 class WrittenSeries:
     """The outputs of one series: a Part 10 DICOM SEG and its part of the report."""
 
-    segmentation: bytes
+    segmentation: NDArray[np.uint8]
     result: SeriesResult
 
 
@@ -56,6 +56,8 @@ def write_series(
     canvas: NDArray[np.uint8],
     spec: ModelSpec,
     provenance: Provenance,
+    *,
+    room: NDArray[np.uint8],
 ) -> WrittenSeries:
     """Bring the masks of one series home; make its DICOM SEG and its measurements.
 
@@ -65,11 +67,18 @@ def write_series(
         canvas: The network's masks, uint8 [slices, canvas rows, canvas columns].
         spec: The model that made them.
         provenance: What else made them.
+        room: Memory to put the DICOM SEG into, if it fits.
     """
     mask = native_mask(plan, canvas, series.spacing_mm, spec)
     tally = take_tally(series.stored, mask, len(spec.segments) + 1)
     uid = result_uid(series, spec, provenance, "segmentation")
+    segmentation = np.frombuffer(
+        build_segmentation(series, mask, spec, provenance, tally), np.uint8
+    )
+    if len(segmentation) <= len(room):
+        room[: len(segmentation)] = segmentation
+        segmentation = room[: len(segmentation)]
     return WrittenSeries(
-        segmentation=build_segmentation(series, mask, spec, provenance, tally),
+        segmentation=segmentation,
         result=series_result(series, spec, uid, measure(series, mask, spec, tally)),
     )

@@ -48,7 +48,7 @@ NOTES: dict[tuple[Step, Profile], tuple[str, ...]] = {
         BATCHING,
     ),
     (Step.PREP, Profile.CPU): (
-        "First step of {name}, cpu profile: the same pipeline in the Python backend.",
+        "First step of {name}, cpu profile: the same steps in the Python backend.",
         BATCHING,
     ),
     (Step.NET, Profile.GPU): (

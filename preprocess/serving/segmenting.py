@@ -5,6 +5,7 @@ image ─▶ U-Net with its heads ─▶ mask (, uncertainty, logits, embedding 
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from preprocess.serving.regions import close_regions
 from preprocess.serving.tensors import quiet_capsules, read, respond, wanted
 
 __all__ = ("SegmentingModel",)
+
+NICENESS = 10
+"""Where cores are short, the network gives way to whatever feeds it or hands on what it made: those
+need little time, and an urgent study does not wait for the slices of others at every step."""
 
 
 class SegmentingModel:
@@ -31,6 +36,7 @@ class SegmentingModel:
         Raises:
             ServingError: Configuration, file and CPU do not fit together; Triton says why.
         """
+        os.nice(NICENESS)
         close_regions()
         quiet_capsules()
         served = read_configuration(args)

@@ -225,13 +225,13 @@ async def test_a_patient_erased_meanwhile_leaves_no_result(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await bench.job(bench.seal(head("axial")))
-    segment_all = bench.pipeline._segment_all
+    segment = bench.pipeline._segment
 
     async def erase_and_segment(*args: Any) -> Any:
         await bench.vault.destroy(TENANT, PATIENT)
-        return await segment_all(*args)
+        return await segment(*args)
 
-    monkeypatch.setattr(bench.pipeline, "_segment_all", erase_and_segment)
+    monkeypatch.setattr(bench.pipeline, "_segment", erase_and_segment)
     with pytest.raises(Erased):
         await bench.process(job)
     assert [entry.key async for entry in bench.store.list("results")] == []
