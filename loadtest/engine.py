@@ -25,6 +25,7 @@ from loadtest.ways import Work
 from preprocess.errors import ServingError
 from preprocess.serving.configured import ServedNetwork, read_configuration
 from preprocess.serving.network import single_settings, stream_settings
+from preprocess.serving.runtime import openvino_core
 
 __all__ = ("RawEngine", "served_network")
 
@@ -46,7 +47,7 @@ class RawEngine:
     def __init__(
         self, served: ServedNetwork, images: NDArray[np.float32], slices_alone: int
     ) -> None:
-        core = ov.Core()
+        core = openvino_core()
         model = core.read_model(served.path)
         model.reshape([1, *images.shape[1:]])
         single = core.compile_model(model, "CPU", single_settings(served))

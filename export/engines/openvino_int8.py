@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from export.engines.running import Engine, Heads, OpenVinoEngine, head_name, last_line
 from export.errors import EngineError
 from export.recipe import CpuPrecision
+from preprocess.serving.runtime import openvino_core
 
 __all__ = ("QuantisedModel", "quantise")
 
@@ -82,7 +83,7 @@ def quantise(
     started = time.perf_counter()
     scores: list[float] = []
     try:
-        model = ov.Core().read_model(source)
+        model = openvino_core().read_model(source)
         with _quiet():
             model = _quantise(model, calibration, score and _validator(score, scores), max_drop)
         ov.save_model(model, out_xml, compress_to_fp16=False)

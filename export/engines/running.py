@@ -16,6 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from export.errors import EngineError
 from export.recipe import CpuPrecision
 from preprocess.serving.network import CAPABILITIES, HINTS
+from preprocess.serving.runtime import openvino_core
 
 __all__ = (
     "ORT_ERRORS",
@@ -137,7 +138,7 @@ class OpenVinoEngine:
         self._path, self._precision, self._threads = path, precision, threads
         self._compiled: dict[tuple[tuple[int, ...], str], ov.CompiledModel] = {}
         try:
-            self._model = ov.Core().read_model(path)
+            self._model = openvino_core().read_model(path)
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO cannot read it: {last_line(error)}") from error
         if scores:
@@ -193,13 +194,13 @@ class OpenVinoEngine:
             }
             if self._threads:
                 settings["INFERENCE_NUM_THREADS"] = self._threads
-            self._compiled[shape, hint] = ov.Core().compile_model(model, "CPU", settings)
+            self._compiled[shape, hint] = openvino_core().compile_model(model, "CPU", settings)
         return self._compiled[shape, hint]
 
 
 def cpu_precisions() -> tuple[CpuPrecision, ...]:
     """The precisions that OpenVINO computes in on this CPU; others it would silently replace."""
-    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(each for each in CpuPrecision if CAPABILITIES[each] in able)
 
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import openvino as ov
 import psutil
 
 from export.building.making import typed_file
@@ -46,6 +45,7 @@ from export.tuning.triton import TURN, Slices, TritonMeasuring, TurnLength
 from preprocess.serving.configured import ServedNetwork
 from preprocess.serving.cores import available_cores
 from preprocess.serving.network import stream_settings
+from preprocess.serving.runtime import openvino_core
 from preprocess.spec import ModelSpec
 
 __all__ = ("TuneOptions", "Tuned", "tune")
@@ -236,7 +236,7 @@ class _Run:
     def _streams(self, precision: CpuPrecision) -> int:
         """Streams that OpenVINO takes by itself."""
         path = self._engine_files(precision)[cpu_file(precision)]
-        core = ov.Core()
+        core = openvino_core()
         model = core.read_model(path)
         model.reshape([1, 1, *self._spec.geometry.size])
         plain = ServedNetwork(path, precision, (1, *self._spec.geometry.size), {})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from preprocess.errors import ServingError
 from preprocess.serving.configured import Precision, ServedNetwork
+from preprocess.serving.runtime import openvino_core
 
 __all__ = ("Network", "single_settings", "stream_settings")
 
@@ -45,7 +46,7 @@ class Network:
     """
 
     def __init__(self, served: ServedNetwork, outputs: Sequence[str]) -> None:
-        core = ov.Core()
+        core = openvino_core()
         _require_precision(core, served)
         self._outputs = {name: served.outputs[name] for name in outputs}
         try:

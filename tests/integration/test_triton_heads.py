@@ -30,6 +30,7 @@ from preprocess.geometry import SliceGeometry
 from preprocess.normalisation import IntensityKind, Padding, ZScore, ZScoreRegion
 from preprocess.plan import SeriesPlan, plan_series
 from preprocess.reference import network_image
+from preprocess.serving.runtime import openvino_core
 from preprocess.spec import GeometrySpec, Head, ModelSpec
 from tests.networks import CLASSES, EMBEDDING, write_network
 
@@ -78,7 +79,7 @@ def quantise(network: Path, path: Path) -> None:
 
     images = np.random.default_rng(7).normal(size=(8, 1, 1, 64, 64)).astype(np.float32)
     model = nncf.quantize(
-        ov.Core().read_model(network), nncf.Dataset([*images]), subset_size=len(images)
+        openvino_core().read_model(network), nncf.Dataset([*images]), subset_size=len(images)
     )
     ov.save_model(model, path, compress_to_fp16=False)
 

@@ -25,6 +25,7 @@ from preprocess.serving.configured import (
 )
 from preprocess.serving.cores import available_cores
 from preprocess.serving.network import Network, single_settings, stream_settings
+from preprocess.serving.runtime import openvino_core
 from preprocess.spec import Head
 from tests.networks import CLASSES, EMBEDDING, write_network
 
@@ -38,7 +39,7 @@ OUTPUTS = {
     "logits": ("TYPE_FP32", (CLASSES, *CANVAS)),
     "embedding": ("TYPE_FP32", (EMBEDDING,)),
 }
-BFLOAT16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BFLOAT16 = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_openvinos_own_format_is_served(
     onnx_file: Path, tmp_path: Path, images: NDArray[np.float32]
 ) -> None:
     path = tmp_path / "model.xml"
-    ov.save_model(ov.Core().read_model(onnx_file), path, compress_to_fp16=False)
+    ov.save_model(openvino_core().read_model(onnx_file), path, compress_to_fp16=False)
     heads = ["mask", "uncertainty"]
     got = Network(served(path, Precision.INT8), heads).run([*images])
     # Nothing in this file is quantised, so all of it computes as the rest of an INT8 network does.
