@@ -3,7 +3,8 @@
 Triton's statistics, once a second ─▶ slices that wait there ─▶ target of ``Slots``
 
 What waits in Triton cannot be overtaken by a STAT study. What does not wait there when a batch ends
-leaves the engine idle. So one full batch may wait beside the one that runs.
+leaves the engine idle. So beside the batch that runs one request may wait, or more where the server
+is done with them in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from client.triton.server import worker_headers
 from client.triton.slots import Slots
 from preprocess.spec import ModelSpec
 
-__all__ = ("Backlog", "Reading", "next_target", "waiting_slices")
+__all__ = ("Backlog", "Reading", "allowed_slices", "next_target", "waiting_slices")
 
 INTERVAL_S = 1.0
 _TIMEOUT_S = 5.0
 LEAST_REQUESTS = 2
+MOST_WAIT_S = 0.1
 _DECREASE = 0.75
 
 
@@ -55,21 +57,32 @@ def waiting_slices(before: Reading, after: Reading, elapsed_s: float) -> float |
     return waiting * (after.slices - before.slices) / requests
 
 
-def next_target(target: int, waiting: float, batch: int, step: int) -> int:
-    """Fewer by a quarter when more than a batch waits, a request more when less than half does.
+def allowed_slices(slices_per_s: float, batch: int, step: int) -> float:
+    """Slices that may wait in a server: a tenth of a second's, a request to a batch.
+
+    Args:
+        slices_per_s: What the server does.
+        batch: Largest batch.
+        step: Slices of a request.
+    """
+    return max(step, min(batch, slices_per_s * MOST_WAIT_S))
+
+
+def next_target(target: int, waiting: float, allowed: float, step: int) -> int:
+    """Fewer by a quarter when more wait than may, a request more when less than half of it do.
 
     Args:
         target: Slices sent at a time so far.
         waiting: How many of them waited, on average.
-        batch: Largest batch.
+        allowed: How many may.
         step: Slices of a request.
 
     Returns:
         Never fewer than two requests, so that one is on its way while another is worked on.
     """
-    if waiting > batch:
+    if waiting > allowed:
         return max(LEAST_REQUESTS * step, int(target * _DECREASE))
-    return target + step if waiting < batch / 2 else target
+    return target + step if waiting < allowed / 2 else target
 
 
 class Backlog:
@@ -124,7 +137,10 @@ class Backlog:
         each = [waiting_slices(*pair, elapsed_s) for pair in zip(before, after, strict=True)]
         if None in each:
             return
-        target = next_target(self._slots.target, sum(one or 0.0 for one in each), batch, self._step)
+        rate = (after[-1].slices - before[-1].slices) / elapsed_s
+        allowed = allowed_slices(rate, batch, self._step)
+        waiting = sum(one or 0.0 for one in each)
+        target = next_target(self._slots.target, waiting, allowed, self._step)
         if target < self._slots.target or self._slots.waiting:
             self._slots.target = target
 

@@ -66,6 +66,9 @@ class FakeSegmenter:
                 progress(index + 1)
         return masks
 
+    def make_way(self) -> None:
+        """See ``Segmenter.make_way``."""
+
     async def identity(self) -> ModelIdentity:
         """See ``Segmenter.identity``."""
         return ModelIdentity(

@@ -100,6 +100,10 @@ class Segmenter(Protocol):
         """
         ...
 
+    def make_way(self) -> None:
+        """Says that a STAT study is about to come: routine slices wait a moment."""
+        ...
+
     async def identity(self) -> ModelIdentity:
         """Says which model answers now.
 
@@ -214,6 +218,10 @@ class TritonModel:
 
         await _together([work() for _ in range(min(self._slots.most, len(starts)))])
         return masks
+
+    def make_way(self) -> None:
+        """See ``Segmenter.make_way``."""
+        self._slots.make_way()
 
     async def identity(self) -> ModelIdentity:
         """See ``Segmenter.identity``."""

@@ -4,6 +4,7 @@ STAT ──▶ lines of STAT calls ─────┐ one slice of each in turn
 routine ▶ lines of routine calls ─┴─▶ place (at most ``target`` slices) ─▶ Triton
 
 After eight STAT requests in a row comes a routine one, so that no flood stops the others for good.
+Before STAT slices come, routine ones are kept back for a moment.
 Triton forgets priorities after an ensemble's first step, so that only what is not sent yet can be
 overtaken. One ``Slots`` is shared by every model and study of a worker.
 """
@@ -22,8 +23,11 @@ __all__ = ("STAT_IN_A_ROW", "Line", "Slots")
 _ORDER = (Priority.STAT, Priority.ROUTINE)
 STAT_IN_A_ROW = 8
 """So many requests of STAT calls in a row, and then one of a routine call if one waits."""
-START = 16
-"""Target until a server's queue has shown a better one: two batches of the cpu profile."""
+_CLOCK_S = 0.01
+START = 8
+"""Target until a server's queue has shown a better one: two requests."""
+HOLD_S = 1.0
+"""Longest that routine slices are kept back for STAT ones to come; as long they then go on."""
 
 
 class Slots:
@@ -38,6 +42,7 @@ class Slots:
         self._target = min(START, most)
         self._taken = 0
         self._stat_in_a_row = 0
+        self._held_until = -2 * HOLD_S
         self._lines: dict[Priority, deque[Line]] = {one: deque() for one in _ORDER}
 
     @property
@@ -64,10 +69,22 @@ class Slots:
         """A line for the slices of one call; lines of the same priority take turns."""
         return Line(self, priority)
 
+    def make_way(self) -> None:
+        """Send no routine slices for a moment, because STAT ones are about to come.
+
+        What the server has by then cannot be overtaken. The moment ends as soon as they come.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() > self._held_until + HOLD_S:
+            self._held_until = loop.time() + HOLD_S
+            loop.call_later(HOLD_S + _CLOCK_S, self._admit)
+
     def join(self, line: Line) -> None:
         """Takes note that somebody waits in a line."""
         if line not in self._lines[line.priority]:
             self._lines[line.priority].append(line)
+        if line.priority is Priority.STAT:
+            self._held_until = min(self._held_until, asyncio.get_running_loop().time())
         self._admit()
 
     def _leave(self, line: Line) -> None:
@@ -100,6 +117,8 @@ class Slots:
         stat, routine = self._lines[Priority.STAT], self._lines[Priority.ROUTINE]
         if stat and (self._stat_in_a_row < STAT_IN_A_ROW or not routine):
             return stat[0]
+        if asyncio.get_running_loop().time() < self._held_until:
+            return None
         return routine[0] if routine else None
 
 

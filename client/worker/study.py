@@ -26,7 +26,7 @@ from client.dicom.series import Series, SeriesRefusal, StudyContent
 from client.errors import RefusalCode, Rejected
 from client.faultpoints import Step, reach
 from client.ingest.bundle import result_bundle
-from client.jobs import Job
+from client.jobs import Job, Priority
 from client.ledger.records import JobResult, ServedModel
 from client.limits import StudyLimits
 from client.objectstore.objects import ObjectStore, result_key
@@ -109,6 +109,9 @@ class StudyPipeline:
             Erased: The patient was erased.
             Transient: A part of the system is away.
         """
+        if job.priority is Priority.STAT:
+            for segmenter in self._segmenters.values():
+                segmenter.make_way()
         with progress.stage_of("fetch"):
             header = await open_study_header(self._vault, job)
         async with self._budget.take(2 * header.plaintext_bytes, job.priority):

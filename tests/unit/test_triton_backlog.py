@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.triton.backlog import Reading, next_target, waiting_slices
+from client.triton.backlog import Reading, allowed_slices, next_target, waiting_slices
 
 pytestmark = pytest.mark.unit
 
@@ -26,18 +26,32 @@ def test_slices_that_wait_follow_from_the_time_they_waited() -> None:
     ("target", "waiting", "expected"),
     [(32, 20.0, 24), (24, 8.1, 18), (18, 8.0, 18), (16, 4.0, 16), (16, 3.9, 20), (9, 9.0, 8)],
 )
-def test_one_batch_waits_and_no_more(target: int, waiting: float, expected: int) -> None:
-    assert next_target(target, waiting, BATCH, STEP) == expected
+def test_so_many_wait_and_no_more(target: int, waiting: float, expected: int) -> None:
+    assert next_target(target, waiting, 8, STEP) == expected
 
 
-@given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 16), st.integers(8, 200))
+@pytest.mark.parametrize(
+    ("slices_per_s", "expected"), [(0, 4), (30, 4), (60, 6), (80, 8), (5000, 8)]
+)
+def test_a_tenth_of_a_second_may_wait(slices_per_s: float, expected: float) -> None:
+    assert allowed_slices(slices_per_s, BATCH, STEP) == expected
+
+
+@given(
+    st.integers(1, 200),
+    st.integers(1, 64),
+    st.integers(1, 16),
+    st.integers(8, 200),
+    st.floats(1, 2000),
+)
 def test_it_settles_where_the_engine_never_starves(
-    start: int, batch: int, step: int, most: int
+    start: int, batch: int, step: int, most: int, slices_per_s: float
 ) -> None:
     """A server that works on up to a batch at a time: all others it was sent wait."""
+    allowed = allowed_slices(slices_per_s, batch, step)
     target = min(start, most)
     for _ in range(200):
         waiting = max(0.0, target - batch)
-        target = min(next_target(target, waiting, batch, step), most)
-    assert target <= max(2 * batch + step, 2 * step)
-    assert target >= min(most, 0.75 * 1.5 * batch)
+        target = min(next_target(target, waiting, allowed, step), most)
+    assert target <= max(batch + allowed + step, 2 * step)
+    assert target >= min(most, 0.75 * (batch + allowed / 2))

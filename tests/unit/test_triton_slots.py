@@ -86,6 +86,33 @@ async def test_a_flood_of_stat_leaves_every_ninth_place_to_routine() -> None:
     assert "".join(order) == ("s" * STAT_IN_A_ROW + "r") * 3 + "s" * (40 - 3 * STAT_IN_A_ROW)
 
 
+async def test_routine_waits_a_moment_for_stat_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.triton.slots.HOLD_S", 0.2)
+    slots, order = Slots(1), list[str]()
+    slots.make_way()
+    tasks = [send(slots.line(ROUTINE), "r", order)]
+    await settle()
+    assert order == []
+    tasks.append(send(slots.line(STAT), "s", order))
+    await asyncio.gather(*tasks)
+    assert order == ["s", "r"]
+
+
+async def test_a_moment_ends_and_does_not_come_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever announces STAT studies that never come holds routine ones up half of the time."""
+    monkeypatch.setattr("client.triton.slots.HOLD_S", 0.2)
+    slots, order = Slots(1), list[str]()
+    slots.make_way()
+    await asyncio.wait_for(send(slots.line(ROUTINE), "r", order), 5)
+    slots.make_way()
+    tasks = [send(slots.line(ROUTINE), "r", order)]
+    await settle()
+    assert order == ["r", "r"]
+    await asyncio.gather(*tasks)
+
+
 async def test_a_request_larger_than_all_places_goes_alone() -> None:
     slots = Slots(2)
     order: list[str] = []
