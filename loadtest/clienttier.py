@@ -34,7 +34,6 @@ from client.version import SOFTWARE_VERSION
 from client.worker.reading import read_bundle_study
 from loadtest.report import Tier, spans
 from preprocess.cleanup import native_mask
-from preprocess.plan import plan_series
 from preprocess.spec import ModelSpec
 
 __all__ = ("COUNTED", "ClientTier")
@@ -103,17 +102,7 @@ class ClientTier:
 
     def _segmentation(self, series: Series, clock: _Clock) -> bytes:
         spec = self.spec
-        plan = clock.time(
-            "plan",
-            lambda: plan_series(
-                spec,
-                series.stored,
-                series.geometry,
-                slope=series.slope,
-                intercept=series.intercept,
-                inverted=series.inverted,
-            ),
-        )
+        plan = clock.time("plan", lambda: series.plan(spec))
         grid = series.spacing_mm
         plain = replace(spec, cleanup=None)
         clock.time("restore", lambda: native_mask(plan, self.masks, grid, plain))

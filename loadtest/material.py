@@ -15,7 +15,7 @@ from client.dicom.reader import read_study
 from client.dicom.series import Series
 from client.errors import ConfigurationError
 from client.limits import ReadLimits
-from preprocess.plan import SeriesPlan, plan_series
+from preprocess.plan import SeriesPlan
 from preprocess.reference import network_image
 from preprocess.spec import ModelSpec
 
@@ -71,14 +71,7 @@ def load_material(folder: Path, spec: ModelSpec, slices: int | None = None) -> M
     start = (len(found) - wanted) // 2
     files = tuple(found[start : start + wanted])
     series = _read(files)
-    plan = plan_series(
-        spec,
-        series.stored,
-        series.geometry,
-        slope=series.slope,
-        intercept=series.intercept,
-        inverted=series.inverted,
-    )
+    plan = series.plan(spec)
     return Material(files, series, plan, _reference_images(plan, series.stored, spec))
 
 

@@ -13,6 +13,8 @@ from pydicom import Dataset
 
 from client.errors import RefusalCode
 from preprocess.geometry import SliceGeometry
+from preprocess.plan import SeriesPlan, plan_series
+from preprocess.spec import ModelSpec
 
 __all__ = ("Series", "SeriesRefusal", "SourceFrame", "StudyContent", "Vector")
 
@@ -108,6 +110,21 @@ class Series:
         matrix[:3, 2] = across * self.geometry.column_spacing_mm
         matrix[:3, 3] = self.origin_mm
         return matrix
+
+    def plan(self, spec: ModelSpec) -> SeriesPlan:
+        """Plan it for a model, see ``plan_series``.
+
+        Raises:
+            PlanError: Its values cannot be planned.
+        """
+        return plan_series(
+            spec,
+            self.stored,
+            self.geometry,
+            slope=self.slope,
+            intercept=self.intercept,
+            inverted=self.inverted,
+        )
 
     @property
     def voxel_ml(self) -> float:

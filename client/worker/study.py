@@ -10,13 +10,14 @@ is read and the last one written. Plaintext lives in memory only, and only as lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.crypto.bridge import in_thread
 from client.crypto.keyring import Keyring
 from client.crypto.studies import open_study, seal_result
 from client.dicom.provenance import Provenance
@@ -42,7 +43,7 @@ from client.worker.progress import Progress
 from client.worker.reading import read_bundle_study
 from client.worker.writing import write_series
 from preprocess.errors import PlanError
-from preprocess.plan import SeriesPlan, plan_series
+from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
 
 __all__ = ("StudyPipeline",)
@@ -255,15 +256,7 @@ class StudyPipeline:
 
     async def _plan(self, spec: ModelSpec, series: Series) -> SeriesPlan:
         try:
-            return await asyncio.to_thread(
-                plan_series,
-                spec,
-                series.stored,
-                series.geometry,
-                slope=series.slope,
-                intercept=series.intercept,
-                inverted=series.inverted,
-            )
+            return await asyncio.to_thread(series.plan, spec)
         except PlanError as error:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
 
@@ -275,7 +268,7 @@ class StudyPipeline:
         sealed = await asyncio.to_thread(seal_result, header, job.id, bundle.chunks(), digest)
         # Sealed before anything is stored: of a patient erased by now nothing stays behind.
         kept = await seal_result_header(self._vault, job, sealed.header)
-        stored = await self._store.put(result_key(job.id, job.attempt), _in_threads(sealed.chunks))
+        stored = await self._store.put(result_key(job.id, job.attempt), in_thread(sealed.chunks))
         reach(Step.RESULT_STORED)
         return JobResult(stored, kept)
 
@@ -283,12 +276,6 @@ class StudyPipeline:
 def _room_bytes(bundle_bytes: int) -> int:
     """Room for the pixels of most studies, compressed ones too; what does not fit travels."""
     return max(bundle_bytes, min(_MOST_EXPANSION * bundle_bytes, _SMALL_ROOM_BYTES))
-
-
-async def _in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Pull a CPU-bound iterator without blocking the event loop."""
-    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-        yield chunk
 
 
 def _result_files(
