@@ -36,6 +36,9 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+BARELY_TRAINED = {"f32_mask_dice": 0.998, "f32_class_dice": 0.998, "half_mask_dice": 0.97}
+"""After a few training steps the scores of two classes are nearly the same in places, and a class
+there follows from the last bit of float32, which differs between kinds of processors."""
 CODE = {"scheme": "SCT", "value": "91723000", "meaning": "Anatomical Structure"}
 
 
@@ -167,8 +170,7 @@ def test_an_nnunet_folder_is_built_served_and_verified(
     export = {
         "graph": {"orientation": "AR"},
         "verification": [{"image": str(image), "labels": str(labels)}],
-        # After a dozen training steps the scores of two classes are nearly the same in places.
-        "limits": {"half_mask_dice": 0.97},
+        "limits": BARELY_TRAINED,
     }
     source = {"kind": "nnunet", "folder": str(folders["2d"])}
     keys = {"name": "organ_ct", "segments": segments("organ", "core"), "export": export}
@@ -184,7 +186,7 @@ def test_an_nnunet_of_volumes_is_exported_and_compared(
 ) -> None:
     folder = str(nnunet[1]["3d_fullres"])
     source = {"kind": "nnunet", "folder": folder, "configuration": "3d_fullres"}
-    export = {"graph": {"orientation": "SAR"}, "limits": {"half_mask_dice": 0.97}}
+    export = {"graph": {"orientation": "SAR"}, "limits": BARELY_TRAINED}
     keys = {"name": "organ_3d", "segments": segments("organ", "core"), "export": export}
     recipe = recipe_of(tmp_path / "MODEL.yaml", source, **keys)
     assert bench.run("build", recipe) == 0, bench.said()
