@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,13 @@ end_when_stuck(1.0)
 {wait}
 print("alive")
 """
-# PyDLL keeps the interpreter's lock while it is in C.
-STUCK, WAITING = "ctypes.PyDLL(None).sleep(20)", "time.sleep(2.5)"
+# PyDLL keeps the interpreter's lock while it is in C; the second of the two never returns.
+STUCK = """
+mutex = (ctypes.c_char * 64)()
+for _ in range(2):
+    ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+"""
+WAITING = "time.sleep(2.5)"
 
 
 def run(wait: str) -> subprocess.CompletedProcess[str]:
@@ -40,3 +47,21 @@ def test_a_stuck_process_ends() -> None:
 def test_a_waiting_process_goes_on() -> None:
     done = run(WAITING)
     assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
+def test_a_process_that_was_paused_goes_on() -> None:
+    wait = "import os; print(os.getpid(), flush=True); time.sleep(2.5)"
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(wait=wait)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        time.sleep(0.5)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(2)
+        os.kill(pid, signal.SIGCONT)
+        assert process.communicate(timeout=30)[0] == "alive\n"
+    assert process.returncode == 0
