@@ -6,7 +6,7 @@ enlarged series ─▶ raw engine, 16 in flight        enlarged series ─▶ wh
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from loadtest.accounting import read_cpu, spent
@@ -39,6 +39,10 @@ class LargeStudy:
     material: Material
     precision: str
     watcher: MemoryWatcher
+
+    def processes(self) -> Mapping[str, int]:
+        """Those of the whole way."""
+        return self.whole.processes()
 
     async def run(self, everyone: Collection[int]) -> Large:
         """The raw engine, then the whole way.

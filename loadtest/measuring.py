@@ -18,6 +18,7 @@ from loadtest.cast import Cast
 from loadtest.loads import Load
 from loadtest.memory import MemoryWatcher
 from loadtest.report import Measurement, Memory, Round, spans
+from loadtest.stillness import Stillness
 from loadtest.ways import Way
 
 __all__ = ("Processes", "measure_rounds", "warm_up")
@@ -31,6 +32,9 @@ async def warm_up(cast: Cast, loads: Sequence[Load], announce: Announce) -> Proc
 
     Returns:
         The processes of each way, which stay the same from now on.
+
+    Raises:
+        Transient: A part died.
     """
     highest = {(load.way, load.precision): load for load in sorted(loads, key=_in_flight)}
     for key, load in highest.items():
@@ -52,27 +56,48 @@ async def measure_rounds(
 ) -> AsyncIterator[Round]:
     """Measures every load in every round; yields each round when it is complete.
 
+    Whoever does not take part in a load is stopped meanwhile.
+
     Raises:
         Transient: A part died during the run.
     """
-    for number in range(1, rounds + 1):
-        before = os.getloadavg()
-        measured = []
-        for load in loads:
-            announce(f"round {number} of {rounds}: {load.way}, {load.precision}, {load.title}")
-            way = cast.ways[load.way, load.precision]
-            measured.append(await _measure(way, load, processes, cast.watcher))
-        tier = large = urgent = None
-        if cast.tier is not None:
-            announce(f"round {number} of {rounds}: steps of the client tier")
-            tier = await asyncio.to_thread(cast.tier.run)
-        if cast.large is not None:
-            announce(f"round {number} of {rounds}: a large study")
-            large = await cast.large.run(_everyone(processes, cast.watcher))
-        if cast.urgent is not None:
-            announce(f"round {number} of {rounds}: STAT studies")
-            urgent = await cast.urgent.run()
-        yield Round(before, tuple(measured), tier, large, urgent)
+    with Stillness(spared={cast.watcher.pid}) as stillness:
+        for number in range(1, rounds + 1):
+            yield await _round(cast, loads, processes, stillness, _titled(announce, number, rounds))
+
+
+def _titled(announce: Announce, number: int, rounds: int) -> Announce:
+    return lambda what: announce(f"round {number} of {rounds}: {what}")
+
+
+async def _round(
+    cast: Cast,
+    loads: Sequence[Load],
+    processes: Processes,
+    stillness: Stillness,
+    announce: Announce,
+) -> Round:
+    before = os.getloadavg()
+    measured = []
+    for load in loads:
+        announce(f"{load.way}, {load.precision}, {load.title}")
+        await asyncio.to_thread(stillness.only, processes[load.way, load.precision].values())
+        way = cast.ways[load.way, load.precision]
+        measured.append(await _measure(way, load, processes, cast.watcher))
+    tier = large = urgent = None
+    if cast.tier is not None:
+        announce("steps of the client tier")
+        await asyncio.to_thread(stillness.only, ())
+        tier = await asyncio.to_thread(cast.tier.run)
+    if cast.large is not None:
+        announce("a large study")
+        await asyncio.to_thread(stillness.only, cast.large.processes().values())
+        large = await cast.large.run(_everyone(processes, cast.watcher))
+    if cast.urgent is not None:
+        announce("STAT studies")
+        await asyncio.to_thread(stillness.only, cast.urgent.processes().values())
+        urgent = await cast.urgent.run()
+    return Round(before, tuple(measured), tier, large, urgent)
 
 
 async def _measure(

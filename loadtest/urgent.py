@@ -7,7 +7,7 @@ STAT ▸ STAT ▸ …  ‖  routine ▸ routine …  as many routine studies unf
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -45,6 +45,10 @@ class UrgentStudies:
     precision: str
     count: int
     backlog: int = 12
+
+    def processes(self) -> Mapping[str, int]:
+        """Those of the stack."""
+        return self.urgent.processes()
 
     async def run(self) -> Urgent:
         """First those on the idle system, then those in a crowd; one of each kind is not counted.
