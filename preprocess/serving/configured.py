@@ -56,7 +56,7 @@ class Compilation:
     Attributes:
         streams: Slices that are computed side by side when several wait.
         threads: Threads of all streams together.
-        requests: Slices that are handed to OpenVINO at a time; None means two for each stream.
+        requests: Slices that are handed to OpenVINO at a time; None means one more than streams.
         single_threads: Threads for a slice that comes alone.
         pinning: Whether threads are bound to cores.
         hyper_threading: Whether both threads of a core are used.

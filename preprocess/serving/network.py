@@ -1,13 +1,15 @@
 """An exported network by OpenVINO, slice by slice.
 
-images ─▶ U-Net with its heads ─▶ mask (, uncertainty, logits, embedding)
+images ──start──▶ U-Net with its heads ──a thread that waits──▶ mask (, uncertainty, logits …)
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from itertools import cycle
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from preprocess.errors import ServingError
 from preprocess.serving.configured import Precision, ServedNetwork
 from preprocess.serving.runtime import openvino_core
 
-__all__ = ("Network", "single_settings", "stream_settings")
+__all__ = ("Answers", "Network", "single_settings", "stream_settings")
 
 CAPABILITIES = {Precision.F32: "FP32", Precision.BF16: "BF16", Precision.INT8: "INT8"}
 HINTS = {Precision.F32: "f32", Precision.BF16: "bf16", Precision.INT8: "bf16"}
@@ -27,6 +29,9 @@ many CPUs is bfloat16. What INT8 leaves in float is bfloat16 where the CPU compu
 less than quantising did, and the comparison that admits a network to service measures it."""
 
 TYPES = {"TYPE_UINT8": np.dtype(np.uint8), "TYPE_FP32": np.dtype(np.float32)}
+
+
+Answers = dict[str, NDArray[Any]]
 
 
 class Network:
@@ -57,42 +62,95 @@ class Network:
             why = str(error).strip().splitlines()[-1]
             raise ServingError(f"{served.path.name}: OpenVINO cannot load it: {why}") from error
         self._single = single.create_infer_request()
-        best = 2 * int(streams.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        # Requests taken in turn: OpenVINO's queue with a callback can deadlock when it is let go,
-        # since its threads then want the interpreter's lock from the thread that waits for them.
-        count = served.compilation.requests or best
-        self._requests = [streams.create_infer_request() for _ in range(count)]
+        best = 1 + int(streams.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        # Requests waited for in turn: OpenVINO's queue with a callback can deadlock when it is let
+        # go, since its threads then want the interpreter's lock from the thread that waits.
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(served.compilation.requests or best):
+            self._free.put(streams.create_infer_request())
+        self._under_way = 0
+        self._lock = Lock()
+        self._started: SimpleQueue[_Slice | None] = SimpleQueue()
+        self._finisher = Thread(target=self._finish_all, daemon=True)
+        self._finisher.start()
 
-    def run(self, images: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-        """Runs slices.
+    def start(self, images: Sequence[NDArray[np.float32]]) -> Future[Answers]:
+        """Hands slices to OpenVINO; returns once it has a place for the last one.
+
+        One thread at a time may call it. Whoever comes next starts beside what is under way: no
+        stream idles because the slices of one call are an odd number.
 
         Args:
-            images: Each float32 [1, rows, columns].
+            images: Each float32 [1, rows, columns]; they are read until the answer is there.
 
         Returns:
-            The outputs by name, each [slices, ...] and C-contiguous.
+            The outputs by name, each [slices, ...] and C-contiguous; its callbacks run in the
+            thread that waits for OpenVINO.
         """
         answers = {
             name: np.empty((len(images), *shape), dtype=TYPES[kind])
             for name, (kind, shape) in self._outputs.items()
         }
-        each = [
-            {name: answer[index] for name, answer in answers.items()}
-            for index in range(len(images))
-        ]
-        if len(images) == 1:
-            self._single.infer({0: images[0][None]}, share_inputs=True)
-            _keep(self._single, each[0])
-            return answers
-        under_way: deque[tuple[Any, dict[str, NDArray[Any]]]] = deque()
-        for request, image, places in zip(cycle(self._requests), images, each, strict=False):
-            if len(under_way) == len(self._requests):
-                _finish(*under_way.popleft())
+        future: Future[Answers] = Future()
+        with self._lock:
+            alone = len(images) == 1 and self._under_way == 0
+            self._under_way += len(images)
+        for index, image in enumerate(images):
+            request = self._single if alone else self._free.get()
+            places = {name: answer[index] for name, answer in answers.items()}
+            last = index == len(images) - 1
+            one = _Slice(request, image, places, future, answers if last else None)
             request.start_async({0: image[None]}, share_inputs=True)
-            under_way.append((request, places))
-        for request, places in under_way:
-            _finish(request, places)
-        return answers
+            self._started.put(one)
+        return future
+
+    def close(self) -> None:
+        """Waits until everything that was started is answered."""
+        self._started.put(None)
+        self._finisher.join()
+
+    def _finish_all(self) -> None:
+        """Waits for slices in the order in which they were started."""
+        while (one := self._started.get()) is not None:
+            failure = _finish(one)
+            with self._lock:
+                self._under_way -= 1
+            if one.request is not self._single:
+                self._free.put(one.request)
+            if failure is not None and not one.future.done():
+                one.future.set_exception(failure)
+            if one.answers is not None and not one.future.done():
+                one.future.set_result(one.answers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """A slice that OpenVINO works on.
+
+    Attributes:
+        request: What computes it.
+        image: Its image, which OpenVINO reads.
+        places: Where its outputs belong.
+        future: Of the call that it came with.
+        answers: What that call is answered, if it is the last slice of it.
+    """
+
+    request: Any
+    image: NDArray[np.float32]
+    places: dict[str, NDArray[Any]]
+    future: Future[Answers]
+    answers: Answers | None
+
+
+def _finish(one: _Slice) -> ServingError | None:
+    """Waits for a slice and keeps its outputs; what went wrong, if something did."""
+    try:
+        one.request.wait()
+        for name, place in one.places.items():
+            place[...] = one.request.get_tensor(name).data[0]
+    except RuntimeError as error:
+        return ServingError(f"OpenVINO failed: {str(error).strip()}")
+    return None
 
 
 def _require_precision(core: ov.Core, served: ServedNetwork) -> None:
@@ -158,13 +216,3 @@ def _settings(served: ServedNetwork, hint: str, **counts: int | None) -> dict[st
         "INFERENCE_PRECISION_HINT": HINTS[served.precision],
         **given,
     }
-
-
-def _finish(request: Any, places: dict[str, NDArray[Any]]) -> None:
-    request.wait()
-    _keep(request, places)
-
-
-def _keep(request: Any, places: dict[str, NDArray[Any]]) -> None:
-    for name, place in places.items():
-        place[...] = request.get_tensor(name).data[0]

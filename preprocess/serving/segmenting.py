@@ -1,20 +1,26 @@
 """Second step of a model on the CPU: the exported network in Triton's Python backend.
 
 image ─▶ U-Net with its heads ─▶ mask (, uncertainty, logits, embedding where asked for)
+
+A request is started as soon as OpenVINO has a place for it, and answered when it is done, whatever
+came with it: were batches answered as a whole, a stream would idle at the end of each.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from preprocess.serving.configured import MASK, read_configuration
 from preprocess.serving.deadlock import end_when_stuck
-from preprocess.serving.network import Network
+from preprocess.serving.network import Answers, Network
 from preprocess.serving.regions import close_regions
-from preprocess.serving.tensors import quiet_capsules, read, respond, wanted
+from preprocess.serving.tensors import failed, later, quiet_capsules, read, respond, wanted
 
 __all__ = ("SegmentingModel",)
 
@@ -44,20 +50,24 @@ class SegmentingModel:
         self._all = Network(served, (*served.outputs,)) if len(served.outputs) > 1 else self._mask
         end_when_stuck()
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Runs the slices of all requests side by side, first those that want the mask alone."""
-        responses: list[Any] = [None] * len(requests)
-        names = [wanted(request) for request in requests]
-        plain = [index for index, asked in enumerate(names) if asked <= {MASK}]
-        rich = [index for index, asked in enumerate(names) if not asked <= {MASK}]
-        for network, chosen in ((self._mask, plain), (self._all, rich)):
-            if not chosen:
-                continue
-            batches = [read(requests[index], "image") for index in chosen]
-            answers = network.run([image for batch in batches for image in batch])
-            ends = np.cumsum([len(batch) for batch in batches])
-            for index, start, end in zip(chosen, (0, *ends[:-1]), ends, strict=True):
-                responses[index] = respond(
-                    {name: answers[name][start:end] for name in answers if name in names[index]}
-                )
-        return responses
+    def execute(self, requests: list[Any]) -> None:
+        """Starts the slices of each request; they are answered when OpenVINO is done with them."""
+        for request in requests:
+            names = wanted(request)
+            network = self._mask if names <= {MASK} else self._all
+            # What Triton lends ends with this call.
+            images = np.array(read(request, "image"))
+            network.start([*images]).add_done_callback(partial(_answer, later(request), names))
+
+    def finalize(self) -> None:
+        """Waits for what is under way."""
+        for network in {self._mask, self._all}:
+            network.close()
+
+
+def _answer(send: Callable[[Any], None], names: set[str], done: Future[Answers]) -> None:
+    failure = done.exception()
+    if failure is not None:
+        send(failed(str(failure)))
+    else:
+        send(respond({name: one for name, one in done.result().items() if name in names}))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from preprocess.serving.configured import OUTPUTS
 
-__all__ = ("invalid", "quiet_capsules", "read", "respond", "wanted")
+__all__ = ("failed", "invalid", "later", "quiet_capsules", "read", "respond", "wanted")
 
 
 def read(request: Any, name: str) -> NDArray[Any]:
@@ -53,6 +54,21 @@ def invalid(message: str) -> Any:
     """A response that tells the caller that its tensors are wrong (INVALID_ARGUMENT)."""
     error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
     return pb_utils.InferenceResponse([], error)
+
+
+def failed(message: str) -> Any:
+    """A response that tells the caller that the model failed (INTERNAL)."""
+    return pb_utils.InferenceResponse([], pb_utils.TritonError(message))
+
+
+def later(request: Any) -> Callable[[Any], None]:
+    """What sends a request's one response from any thread, perhaps after ``execute``.
+
+    Triton 24.10 takes responses so from models that are not decoupled as well; ``execute`` then
+    returns None.
+    """
+    send: Callable[..., None] = request.get_response_sender().send
+    return partial(send, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def quiet_capsules() -> None:

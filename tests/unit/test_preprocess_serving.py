@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def differing(got: NDArray[Any], expected: NDArray[Any]) -> float:
 def test_every_head_is_what_another_engine_answers(
     onnx_file: Path, images: NDArray[np.float32], expected: dict[str, NDArray[Any]]
 ) -> None:
-    got = Network(served(onnx_file), [*OUTPUTS]).run([*images])
+    got = Network(served(onnx_file), [*OUTPUTS]).start([*images]).result()
     assert {name: (one.dtype, one.shape) for name, one in got.items()} == {
         name: (one.dtype, one.shape) for name, one in expected.items()
     }
@@ -88,11 +89,11 @@ def test_an_answer_depends_neither_on_the_batch_nor_on_what_else_is_asked(
         Network(served(onnx_file), [*OUTPUTS]),
         Network(served(onnx_file), ["mask"]),
     )
-    together = everything.run([*images])
-    singles = [everything.run([image]) for image in images]
+    together = everything.start([*images]).result()
+    singles = [everything.start([image]).result() for image in images]
     for name, answer in together.items():
         np.testing.assert_array_equal(answer, np.concatenate([one[name] for one in singles]))
-    alone = mask.run([*images])
+    alone = mask.start([*images]).result()
     assert [*alone] == ["mask"]
     np.testing.assert_array_equal(alone["mask"], together["mask"])
 
@@ -112,9 +113,61 @@ def test_how_the_cores_are_divided_changes_no_answer(
     plain = Network(served(onnx_file), [*OUTPUTS])
     chosen = Network(replace(served(onnx_file), compilation=compilation), [*OUTPUTS])
     for few in ([*images], [*images[:1]], [*images[:2]]):
-        expected = plain.run(few)
-        for name, answer in chosen.run(few).items():
+        expected = plain.start(few).result()
+        for name, answer in chosen.start(few).result().items():
             np.testing.assert_array_equal(answer, expected[name])
+
+
+def test_calls_that_are_under_way_together_do_not_mix(
+    onnx_file: Path, images: NDArray[np.float32]
+) -> None:
+    network = Network(served(onnx_file), [*OUTPUTS])
+    expected = network.start([*images]).result()
+    cuts = [0, 1, 3, 4, 4, 8, 9]
+    for _ in range(5):
+        parts = [[*images[start:end]] for start, end in pairwise(cuts)]
+        started = [network.start(part) for part in parts if part]
+        for name, answer in expected.items():
+            got = np.concatenate([one.result()[name] for one in started])
+            np.testing.assert_array_equal(got, answer)
+
+
+def test_what_is_under_way_is_answered_before_the_network_is_closed(
+    onnx_file: Path, images: NDArray[np.float32]
+) -> None:
+    network = Network(served(onnx_file), ["mask"])
+    started = [network.start([image]) for image in images]
+    network.close()
+    assert all(one.done() for one in started)
+
+
+def test_a_slice_that_openvino_fails_is_a_failure_of_its_call_alone(
+    onnx_file: Path, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(served(onnx_file), ["mask"])
+    expected = network.start([*images]).result()["mask"]
+
+    class FailsOnce:
+        """A request of OpenVINO's whose first slice goes wrong."""
+
+        def __init__(self, request: Any) -> None:
+            self._request = request
+            self._failures = [RuntimeError("out of memory")]
+
+        def wait(self) -> None:
+            self._request.wait()
+            if self._failures:
+                raise self._failures.pop()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._request, name)
+
+    monkeypatch.setattr(network, "_single", FailsOnce(network._single))
+    with pytest.raises(ServingError, match="OpenVINO failed: out of memory"):
+        network.start([*images[:1]]).result()
+    for few in ([*images[:1]], [*images]):
+        got = network.start(few).result()["mask"]
+        np.testing.assert_array_equal(got, expected[: len(few)])
 
 
 def test_openvino_is_told_what_was_chosen_and_nothing_else() -> None:
@@ -141,7 +194,7 @@ def test_bfloat16_is_computed_where_it_is_asked_for_only(
     onnx_file: Path, images: NDArray[np.float32], expected: dict[str, NDArray[Any]]
 ) -> None:
     exact, rough = (
-        Network(served(onnx_file, precision), ["logits"]).run([*images])["logits"]
+        Network(served(onnx_file, precision), ["logits"]).start([*images]).result()["logits"]
         for precision in (Precision.F32, Precision.BF16)
     )
     assert np.abs(exact - expected["logits"]).max() < 1e-4
@@ -154,10 +207,10 @@ def test_openvinos_own_format_is_served(
     path = tmp_path / "model.xml"
     ov.save_model(openvino_core().read_model(onnx_file), path, compress_to_fp16=False)
     heads = ["mask", "uncertainty"]
-    got = Network(served(path, Precision.INT8), heads).run([*images])
+    got = Network(served(path, Precision.INT8), heads).start([*images]).result()
     # Nothing in this file is quantised, so all of it computes as the rest of an INT8 network does.
     rest = Precision.BF16 if BFLOAT16 else Precision.F32
-    plain = Network(served(onnx_file, rest), heads).run([*images])
+    plain = Network(served(onnx_file, rest), heads).start([*images]).result()
     for name in ("mask", "uncertainty"):
         np.testing.assert_array_equal(got[name], plain[name])
 
