@@ -110,7 +110,7 @@ class ServiceLimits:
         max_watches: WatchJob calls at one time.
         chunk_timeout_s: Longest silence within an upload, and wait for a request to come.
         min_upload_bytes_per_s: Slowest upload that is waited for, after ``chunk_timeout_s``.
-        watch_interval_s: Between two looks at a watched job.
+        watch_interval_s: Between two looks at a watched job, at most.
         queue_timeout_s: Longest wait for the queue's hint; the reconciler mends what is missed.
         retry_after_s: What a sender is told when something is full.
     """

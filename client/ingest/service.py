@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 
 from client.access.principal import Principal
@@ -141,11 +142,13 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
     ) -> AsyncIterator[ingest_pb2.WatchJobResponse]:
         """Answer a job after each change, until it is finished."""
         with self._watching():
+            began = time.monotonic()
             job = await self._ledger.get(request.job_id, caller.tenant)
             label = await self._label(job)
             yield ingest_pb2.WatchJobResponse(job=to_status(job, label))
             while not job.finished:
-                last, job = job, await self._lookout.next(job.id)
+                watched_s = time.monotonic() - began
+                last, job = job, await self._lookout.next(job.id, watched_s)
                 if job.finished:  # perhaps by erasure, which takes the label away
                     label = await self._label(job)
                 if job != last:

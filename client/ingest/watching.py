@@ -3,6 +3,9 @@
 watch ─┐
 watch ─┼──▶ look ──pause──▶ one query for all ──▶ each its job
 watch ─┘
+
+The pause is a tenth of the time that the youngest watch has lasted: a study that takes half a
+second is not told of a quarter later, and one that takes minutes is not asked for all the time.
 """
 
 from __future__ import annotations
@@ -15,13 +18,16 @@ from client.ledger.ledger import Ledger
 
 __all__ = ("Lookout",)
 
+_LEAST_S = 0.05
+_PART = 0.1
+
 
 class Lookout:
     """Where watches ask for news; its cost hardly grows with their number.
 
     Args:
         ledger: Where jobs are.
-        interval_s: Between two looks.
+        interval_s: Between two looks, at most.
     """
 
     def __init__(self, ledger: Ledger, interval_s: float) -> None:
@@ -29,8 +35,12 @@ class Lookout:
         self._interval_s = interval_s
         self._open: _Look | None = None
 
-    async def next(self, job_id: str) -> Job:
+    async def next(self, job_id: str, watched_s: float = 0.0) -> Job:
         """Return a job as the next look finds it, at most ``interval_s`` from now.
+
+        Args:
+            job_id: The job.
+            watched_s: How long it has been watched.
 
         Raises:
             NotFound: It is there no more.
@@ -40,6 +50,7 @@ class Lookout:
         if look is None:
             look = self._open = _Look()
             look.task = asyncio.create_task(self._found(look))
+        look.within(min(self._interval_s, max(_LEAST_S, _PART * watched_s)))
         found = await self._shared(look, job_id)
         if job_id not in found:
             raise NotFound(f"No job {job_id}.")
@@ -58,7 +69,7 @@ class Lookout:
                 look.task.cancel()
 
     async def _found(self, look: _Look) -> dict[str, Job]:
-        await asyncio.sleep(self._interval_s)
+        await look.time
         self._close(look)
         return await self._ledger.known(look.wanted)
 
@@ -69,10 +80,25 @@ class Lookout:
 
 
 class _Look:
-    """One look: which jobs are wanted, how many watches wait, and the task that looks."""
+    """One look: for which jobs, for how many watches, when, and the task that looks."""
 
     task: asyncio.Task[dict[str, Job]]
 
     def __init__(self) -> None:
         self.wanted: set[str] = set()
         self.waiting = 0
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.create_future()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def within(self, pause_s: float) -> None:
+        """Be no later than so long from now."""
+        due = self._loop.time() + pause_s
+        if self._alarm is None or due < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        if not self.time.done():
+            self.time.set_result(None)

@@ -83,3 +83,23 @@ async def test_a_job_that_is_not_there_is_said_to_that_watch_alone(ledger: Count
     )
     assert told[0] == job
     assert isinstance(told[1], NotFound)
+
+
+async def test_a_young_watch_does_not_wait_for_an_old_ones_look(ledger: CountedLedger) -> None:
+    old, young = [await submitted(ledger) for _ in range(2)]
+    lookout = Lookout(ledger, interval_s=30.0)
+    waiting = asyncio.create_task(lookout.next(old.id, watched_s=600.0))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await lookout.next(young.id, watched_s=0.1) == young
+        assert await waiting == old
+    assert ledger.looks == 1
+
+
+async def test_an_old_watch_looks_seldom(ledger: CountedLedger) -> None:
+    job = await submitted(ledger)
+    lookout = Lookout(ledger, interval_s=30.0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await lookout.next(job.id, watched_s=60.0)
+    assert ledger.looks == 0
