@@ -168,7 +168,7 @@ class EngineOptions:
         gpu: What the gpu profile serves.
         openvino: OpenVINO engines that are made and verified.
         tensorrt: Precisions that are compiled for TensorRT, and by TensorRT for RTX as a check.
-        batch_cpu: Largest batch of the cpu profile.
+        batch_cpu: Most slices of a request in the cpu profile, and its first step's largest batch.
         batch_gpu: Smallest, most frequent and largest batch of the TensorRT profile.
     """
 

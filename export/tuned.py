@@ -32,23 +32,12 @@ __all__ = (
 )
 
 SCHEMA: Final = "hounsfield.tuning/1"
-LONGEST_DELAY_US = 20_000
 LARGEST_COUNT = 1024
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise RecipeError(message)
-
-
-def _require_batching(delay_us: int, preferred: tuple[int, ...], instances: int) -> None:
-    _require(0 <= delay_us <= LONGEST_DELAY_US, f"delay_us {delay_us}: 0 to {LONGEST_DELAY_US}")
-    ascending = preferred == tuple(sorted(set(preferred)))
-    _require(
-        ascending and all(1 < size <= LARGEST_COUNT for size in preferred),
-        f"preferred {[*preferred]}: batch sizes above 1 that grow",
-    )
-    _require(1 <= instances <= LARGEST_COUNT, f"instances {instances}: 1 to {LARGEST_COUNT}")
 
 
 @dataclass(frozen=True)
@@ -63,9 +52,6 @@ class CpuSettings:
         single_threads: The same.
         pinning: The same.
         hyper_threading: The same.
-        batch: Largest batch; None means the recipe's ``engines.batch_cpu``.
-        delay_us: Microseconds that a batch waits for more slices.
-        preferred: Batch sizes that the batcher makes where it can; empty leaves it to it.
         instances: Processes that serve the network side by side.
     """
 
@@ -75,9 +61,6 @@ class CpuSettings:
     single_threads: int | None = None
     pinning: bool | None = None
     hyper_threading: bool | None = None
-    batch: int | None = None
-    delay_us: int = 0
-    preferred: tuple[int, ...] = ()
     instances: int = 1
 
     def __post_init__(self) -> None:
@@ -86,11 +69,10 @@ class CpuSettings:
             "threads": self.threads,
             "requests": self.requests,
             "single_threads": self.single_threads,
-            "batch": self.batch,
+            "instances": self.instances,
         }
         for name, value in counts.items():
             _require(value is None or 1 <= value <= LARGEST_COUNT, f"{name} {value}: 1 to 1024")
-        _require_batching(self.delay_us, self.preferred, self.instances)
 
     @property
     def compilation(self) -> Compilation:

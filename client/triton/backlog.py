@@ -1,9 +1,9 @@
-"""Learns how many slices to send, so that a server always has its next batch and no more.
+"""Learns how many slices to send, so that a server always has what it does next and no more.
 
 Triton's statistics, once a second ─▶ slices that wait there ─▶ target of ``Slots``
 
-What waits in Triton cannot be overtaken by a STAT study. What does not wait there when a batch ends
-leaves the engine idle. So beside the batch that runs one request may wait, or more where the server
+What waits in Triton cannot be overtaken by a STAT study. Where nothing waits when the engine has
+done something, it idles. So beside what it works on one request may wait, or more where the server
 is done with them in a tenth of a second.
 """
 
@@ -57,15 +57,14 @@ def waiting_slices(before: Reading, after: Reading, elapsed_s: float) -> float |
     return waiting * (after.slices - before.slices) / requests
 
 
-def allowed_slices(slices_per_s: float, batch: int, step: int) -> float:
-    """Slices that may wait in a server: a tenth of a second's, a request to a batch.
+def allowed_slices(slices_per_s: float, step: int) -> float:
+    """Slices that may wait in a server: what it does in a tenth of a second, at least a request.
 
     Args:
         slices_per_s: What the server does.
-        batch: Largest batch.
         step: Slices of a request.
     """
-    return max(step, min(batch, slices_per_s * MOST_WAIT_S))
+    return max(step, slices_per_s * MOST_WAIT_S)
 
 
 def next_target(target: int, waiting: float, allowed: float, step: int) -> int:
@@ -115,39 +114,30 @@ class Backlog:
         """Looks once a second until it is cancelled; while the server is away nothing changes."""
         loop = asyncio.get_running_loop()
         seen: tuple[float, list[Reading]] | None = None
-        batch = 0
         while True:
             await asyncio.sleep(INTERVAL_S)
             if not self._slots.taken:
                 seen = None
                 continue
             try:
-                batch = batch or await self._largest_batch()
                 now = loop.time(), [await self._read(name) for name in self._names]
             except grpc.aio.AioRpcError:
-                seen, batch = None, 0
+                seen = None
                 continue
             if seen is not None:
-                self._adapt(seen[1], now[1], now[0] - seen[0], batch)
+                self._adapt(seen[1], now[1], now[0] - seen[0])
             seen = now
 
-    def _adapt(
-        self, before: list[Reading], after: list[Reading], elapsed_s: float, batch: int
-    ) -> None:
+    def _adapt(self, before: list[Reading], after: list[Reading], elapsed_s: float) -> None:
         each = [waiting_slices(*pair, elapsed_s) for pair in zip(before, after, strict=True)]
         if None in each:
             return
         rate = (after[-1].slices - before[-1].slices) / elapsed_s
-        allowed = allowed_slices(rate, batch, self._step)
+        allowed = allowed_slices(rate, self._step)
         waiting = sum(one or 0.0 for one in each)
         target = next_target(self._slots.target, waiting, allowed, self._step)
         if target < self._slots.target or self._slots.waiting:
             self._slots.target = target
-
-    async def _largest_batch(self) -> int:
-        request = messages.ModelConfigRequest(name=self._names[-1])
-        answer = await self._service.ModelConfig(request, timeout=_TIMEOUT_S)
-        return max(1, int(answer.config.max_batch_size))
 
     async def _read(self, name: str) -> Reading:
         """All versions of a model together; a reloaded one begins at 0 again."""

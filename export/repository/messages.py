@@ -14,7 +14,6 @@ from tritonclient.grpc.model_config_pb2 import (
     TYPE_INT32,
     TYPE_UINT8,
     ModelConfig,
-    ModelDynamicBatching,
     ModelEnsembling,
     ModelInput,
     ModelInstanceGroup,
@@ -27,7 +26,6 @@ from tritonclient.grpc.model_config_pb2 import (
 
 from export.errors import RecipeError
 from export.repository.options import Profile, Serving, Step
-from export.tuned import CPU_DEFAULTS, CpuSettings
 from preprocess.serving.configured import MASK, TUNED, tuned_parameters
 from preprocess.spec import Head, ModelSpec
 
@@ -161,9 +159,10 @@ def _fill_net(config: ModelConfig, spec: ModelSpec, serving: Serving, profile: P
 
 
 def _fill_openvino(config: ModelConfig, serving: Serving) -> None:
-    tuned = serving.tuned_cpu
+    """No batcher: a request that has been started does not wait for those that came with it."""
+    tuned, kind = serving.tuned_cpu, ModelInstanceGroup.KIND_CPU
     config.backend = "python"
-    _fill_execution(config, Profile.CPU, tuned)
+    config.instance_group.append(ModelInstanceGroup(count=tuned.instances, kind=kind))
     _fill_parameters(
         config,
         engine=f"OpenVINO {serving.cpu}",
@@ -185,15 +184,11 @@ def _prep_warm_up(spec: ModelSpec, batch: int) -> ModelWarmup:
     return ModelWarmup(name=f"batch_{batch}", batch_size=batch, inputs=inputs)
 
 
-def _fill_execution(
-    config: ModelConfig, profile: Profile, tuned: CpuSettings = CPU_DEFAULTS
-) -> None:
+def _fill_execution(config: ModelConfig, profile: Profile) -> None:
+    """One instance, and a batcher as Triton has it by itself."""
     kind = ModelInstanceGroup.KIND_GPU if profile is Profile.GPU else ModelInstanceGroup.KIND_CPU
-    batching = ModelDynamicBatching(
-        preferred_batch_size=tuned.preferred, max_queue_delay_microseconds=tuned.delay_us
-    )
-    config.dynamic_batching.CopyFrom(batching)
-    config.instance_group.append(ModelInstanceGroup(count=tuned.instances, kind=kind))
+    config.dynamic_batching.SetInParent()
+    config.instance_group.append(ModelInstanceGroup(count=1, kind=kind))
 
 
 def _fill_parameters(config: ModelConfig, **values: str) -> None:

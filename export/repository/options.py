@@ -40,7 +40,7 @@ class Serving:
         cpu: How OpenVINO computes.
         cpu_file: What OpenVINO reads in the network's version folder: an ONNX or an XML file.
         gpu: How the TensorRT plan computes.
-        batch_cpu: Largest batch of the cpu profile.
+        batch_cpu: Most slices of a request in the cpu profile, and its first step's largest batch.
         batch_gpu: Smallest, most frequent and largest batch of the plan.
         embedding: Numbers in the embedding; 0 where the model has no such head.
         scores: Channels of the class scores; None means one for each class and the background.
@@ -91,10 +91,8 @@ class Serving:
         )
 
     def max_batch(self, profile: Profile) -> int:
-        """Largest batch of a profile."""
-        if profile is Profile.GPU:
-            return self.batch_gpu[2]
-        return self.tuned_cpu.batch or self.batch_cpu
+        """Largest batch of a profile, and most slices of a request."""
+        return self.batch_gpu[2] if profile is Profile.GPU else self.batch_cpu
 
 
 def _batches(asked: tuple[int, int, int], best: int | None) -> tuple[int, int, int]:

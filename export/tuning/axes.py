@@ -8,29 +8,22 @@ from export.tuning.searching import Axis
 
 __all__ = ("cpu_axes", "gpu_axes")
 
-DELAYS_US = (0, 500)
-LARGER_BATCHES = (2, 4)
 
-
-def cpu_axes(cores: int, batch: int, streams: int) -> tuple[Axis, ...]:
+def cpu_axes(cores: int, streams: int) -> tuple[Axis, ...]:
     """The settings of the cpu profile that are tried.
 
     Args:
         cores: Cores of the machine, see ``available_cores``.
-        batch: The recipe's largest batch. Smaller ones are not tried: they would refuse what
-            workers send together.
         streams: How many OpenVINO takes by itself.
     """
     physical = min(psutil.cpu_count(logical=False) or cores, cores)
     others = _ascending(1, physical // 2, physical, cores, without=streams)
+    more = (streams, 2 * streams, 3 * streams)
     axes = [
         Axis("streams", (None, *others)),
-        Axis("requests", (None, *_ascending(streams, 3 * streams, 4 * streams))),
+        Axis("requests", (None, *_ascending(*more, without=streams + 1))),
         Axis("pinning", (None, False, True)),
         Axis("single_threads", (None, *_ascending(physical // 2, physical, without=cores))),
-        Axis("batch", (None, *(factor * batch for factor in LARGER_BATCHES))),
-        Axis("delay_us", DELAYS_US),
-        Axis("preferred", ((), tuple(size for size in (batch // 2, batch) if size > 1))),
         Axis("instances", tuple(dict.fromkeys((1, min(2, cores))))),
     ]
     if physical < cores:

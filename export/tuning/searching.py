@@ -225,6 +225,4 @@ def difference(old: CpuSettings | GpuSettings, new: CpuSettings | GpuSettings) -
 
 
 def _text(value: Any) -> str:
-    if value in (None, ()):
-        return "auto"
-    return str([*value]) if isinstance(value, tuple) else str(value).lower()
+    return "auto" if value is None else str(value).lower()

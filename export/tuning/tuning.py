@@ -170,9 +170,7 @@ class _Run:
                 self._options.work / "tune",
                 self._options.length,
             )
-            axes = self._options.axes or cpu_axes(
-                available_cores(), serving.batch_cpu, self._streams(precision)
-            )
+            axes = self._options.axes or cpu_axes(available_cores(), self._streams(precision))
             name = f"cpu {precision}"
             search = Search(
                 CPU_DEFAULTS,

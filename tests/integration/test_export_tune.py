@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from export.cli import main
 from export.errors import EngineError
 from export.recipe import CpuPrecision, load_recipe
+from export.repository.layout import ModelFolders
 from export.repository.options import Serving
 from export.repository.publishing import publish
 from export.repository.staging import stage
@@ -53,25 +55,34 @@ def repository(brain_mr: ModelSpec, tmp_path: Path) -> Path:
     return folder
 
 
+def stage_spoilt(folder: Path, spec: ModelSpec, serving: Serving, *files: Any) -> ModelFolders:
+    """As ``stage``, but one setting has a name that the server does not know."""
+    model = stage(folder, spec, serving, *files)
+    path = model.net / "configs" / "cpu.pbtxt"
+    path.write_text(path.read_text().replace("tuned_single_threads", "tuned_colour"))
+    return model
+
+
 def test_two_candidates_are_measured_on_the_server(
-    recipe_path: Path, repository: Path, tmp_path: Path
+    recipe_path: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that runs and is compared, one that this server refuses; nothing is left behind."""
     before = sorted(repository.rglob("*"))
     said: list[tuple[str, Trial]] = []
     work = tmp_path / "work"
-    axes = (Axis("requests", (1,)), Axis("preferred", ((64,),)))
+    axes = (Axis("requests", (1,)), Axis("single_threads", (1,)))
+    monkeypatch.setattr("export.tuning.triton.stage", stage_spoilt)
     options = TuneOptions(repository, work, 5.0, length=QUICK, axes=axes)
     tuned = tune(load_recipe(recipe_path), options, lambda what, one: said.append((what, one)))
     [f32] = tuned.tuning.cpu
     assert f32.precision is CpuPrecision.F32
     assert said[:2] == [("cpu f32", one) for one in f32.trials[:2]]
-    requests, preferred = f32.trials[:2]
+    requests, refused = f32.trials[:2]
     assert requests.change == "requests auto ▶ 1"
     assert requests.pairs >= 2
     assert min(requests.slices_per_s, requests.cpu_ms, requests.p99_ms) > 0
-    assert preferred.verdict.startswith("does not run: ")
-    assert str(tmp_path) not in preferred.verdict
+    assert refused.verdict.startswith("does not run: ")
+    assert str(tmp_path) not in refused.verdict
     assert [one.partition(":")[0] for one in tuned.left_out] == ["gpu fp16"]
     assert tuned.tuning.gpu == ()
     assert sorted(repository.rglob("*")) == before

@@ -119,6 +119,19 @@ def test_the_cpu_profile_says_what_openvino_runs(spec: ModelSpec) -> None:
     assert not net.model_warmup
 
 
+def test_only_openvinos_step_takes_requests_one_at_a_time(spec: ModelSpec) -> None:
+    batched = {
+        (step, profile)
+        for step in Step
+        for profile in Profile
+        if configuration(spec, SERVING, step, profile).HasField("dynamic_batching")
+    }
+    steps = {(step, profile) for step in (Step.PREP, Step.NET) for profile in Profile}
+    assert batched == steps - {(Step.NET, Profile.CPU)}
+    text = configuration_text(spec, SERVING, Step.NET, Profile.CPU)
+    assert "No batcher: requests come one at a time" in text
+
+
 def test_batches_lie_within_the_plans_profile(spec: ModelSpec) -> None:
     assert graph_batches(SERVING) == (2, 4, 8, 12, 16, 32, 40)
     assert graph_batches(Serving(batch_gpu=(1, 1, 1))) == (1,)

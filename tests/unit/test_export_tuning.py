@@ -24,6 +24,7 @@ from export.engines.plan_key import Machine, PlanOptions
 from export.errors import EngineError, RecipeError
 from export.recipe import CpuPrecision, load_recipe
 from export.repository.configuration import configuration_text
+from export.repository.messages import configuration
 from export.repository.options import Profile, Serving, Step
 from export.repository.publishing import Published, publish
 from export.tuned import (
@@ -55,7 +56,7 @@ from tests.publications import stage_model
 pytestmark = pytest.mark.unit
 
 TRIAL = Trial("streams auto ▶ 1", "better", 7, 1.25, 0.8, 1.0, 1.1, 31.2, 60.1, 44.0)
-SETTINGS = CpuSettings(streams=1, requests=3, pinning=False, batch=16, preferred=(4, 8))
+SETTINGS = CpuSettings(streams=1, requests=3, pinning=False, instances=2)
 TUNING = Tuning(
     schema=SCHEMA,
     model="tiny",
@@ -67,7 +68,7 @@ TUNING = Tuning(
     facts={"processor": "made up"},
     cpu=(
         TunedCpu(CpuPrecision.F32, SETTINGS, TRIAL, (TRIAL,)),
-        TunedCpu(CpuPrecision.INT8, CPU_DEFAULTS, None, (Trial("batch 8 ▶ 16", "no gain"),)),
+        TunedCpu(CpuPrecision.INT8, CPU_DEFAULTS, None, (Trial("instances 1 ▶ 2", "no gain"),)),
     ),
     gpu=(TunedGpu("fp16", GpuSettings(16, 5), TRIAL, (TRIAL,)),),
 )
@@ -293,12 +294,14 @@ def test_from_six_pairs_on_one_may_contradict() -> None:
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 64])
 def test_what_is_tried_can_be_served(cores: int) -> None:
-    """No batch smaller than what workers send together, nothing that the record refuses."""
-    for axis in cpu_axes(cores, 8, max(1, cores // 2)):
+    """Nothing that the record refuses, and nothing that is served without a search anyway."""
+    streams = max(1, cores // 2)
+    for axis in cpu_axes(cores, streams):
         for value in axis.values:
             settings = dataclasses.replace(CPU_DEFAULTS, **{axis.name: value})
-            assert settings.batch is None or settings.batch >= 8
             assert settings.instances <= cores
+            assert settings.streams != streams
+            assert settings.requests != streams + 1
     for axis in gpu_axes((1, 8, 32)):
         assert all(dataclasses.replace(GPU_DEFAULTS, **{axis.name: one}) for one in axis.values)
 
@@ -331,9 +334,8 @@ def spoil(content: dict[str, Any], *keys: Any, value: Any) -> None:
         (("cpu", 0, "settings", "streams"), 0, "streams 0: 1 to 1024"),
         (("cpu", 0, "settings", "streams"), 1.5, "streams: expected int"),
         (("cpu", 0, "settings", "pinning"), 1, "pinning: expected bool"),
-        (("cpu", 0, "settings", "instances"), 0, "instances 0"),
-        (("cpu", 0, "settings", "delay_us"), -1, "delay_us -1: 0 to 20000"),
-        (("cpu", 0, "settings", "preferred"), [8, 4], "batch sizes above 1 that grow"),
+        (("cpu", 0, "settings", "instances"), 0, "instances 0: 1 to 1024"),
+        (("cpu", 0, "settings", "delay_us"), 0, "unknown key 'delay_us'"),
         (("gpu", 0, "settings", "optimisation_level"), 6, "optimisation_level 6: 0 to 5"),
         (("cpu", 0, "trials", 0, "pairs"), None, "pairs"),
     ],
@@ -366,7 +368,7 @@ def test_a_recipe_is_served_with_what_was_chosen_for_its_precision(tmp_path: Pat
     recipe = dataclasses.replace(write_recipe(tmp_path), tuning=TUNING)
     serving = Serving.of(recipe)
     assert (serving.tuned_cpu, serving.cores) == (SETTINGS, 2)
-    assert (serving.max_batch(Profile.CPU), serving.max_batch(Profile.GPU)) == (16, 32)
+    assert (serving.max_batch(Profile.CPU), serving.max_batch(Profile.GPU)) == (8, 32)
     assert (serving.batch_gpu, serving.tuned_gpu.optimisation_level) == ((1, 16, 32), 5)
     gpu = TunedGpu("fp16", GpuSettings(64), None, ())
     beyond = dataclasses.replace(TUNING, gpu=(gpu,))
@@ -416,22 +418,12 @@ def test_the_server_reads_what_the_export_wrote(
         assert "tuned on 2 cores, this machine has 8" in said
 
 
-def test_the_batchers_settings_reach_the_networks_configuration_alone(brain_mr: ModelSpec) -> None:
-    settings = CpuSettings(delay_us=500, preferred=(4, 8), instances=2, batch=16)
-    serving = Serving(tuned_cpu=settings, cores=2)
-    texts = {step: configuration_text(brain_mr, serving, step, Profile.CPU) for step in Step}
-    configs = {step: text_format.Parse(text, ModelConfig()) for step, text in texts.items()}
-    assert {one.max_batch_size for one in configs.values()} == {16}
-    net, prep = configs[Step.NET], configs[Step.PREP]
-    assert net.dynamic_batching.max_queue_delay_microseconds == 500
-    assert [*net.dynamic_batching.preferred_batch_size] == [4, 8]
-    assert net.instance_group[0].count == 2
-    assert prep.dynamic_batching.max_queue_delay_microseconds == 0
-    assert prep.instance_group[0].count == 1
-    assert "waits up to 500 microseconds" in " ".join(texts[Step.NET].replace("#", "").split())
-    for config in configs.values():
-        assert not config.dynamic_batching.HasField("default_queue_policy")
-        assert not config.dynamic_batching.priority_levels
+def test_the_instances_reach_the_networks_configuration_alone(brain_mr: ModelSpec) -> None:
+    serving = Serving(tuned_cpu=CpuSettings(instances=2), cores=2)
+    for step in Step:
+        config = configuration(brain_mr, serving, step, Profile.CPU)
+        expected = {Step.ENSEMBLE: [], Step.PREP: [1], Step.NET: [2]}[step]
+        assert [one.count for one in config.instance_group] == expected
 
 
 def test_what_was_chosen_is_published_without_a_new_version(
