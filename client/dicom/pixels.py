@@ -1,10 +1,12 @@
 """Decodes the pixel data of one checked instance to its stored values.
 
 Instance ──check (kind, size, decoder, length)──▶ decode ──▶ [frames, rows, columns]
+   └──frames that are alike──▶ decode one by itself ──▶ [1, rows, columns], the same pixels
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.pixels.utils import _get_jpg_parameters, get_j2k_parameters
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
@@ -29,7 +33,7 @@ from client.dicom.plain import once
 from client.errors import RefusalCode, Rejected
 from client.limits import ReadLimits
 
-__all__ = ("PixelLayout", "check_pixels", "decode_pixels")
+__all__ = ("PixelLayout", "alike_frames", "check_pixels", "decode_frame", "decode_pixels")
 
 _OPTIONS = {
     "samples_per_pixel": "SamplesPerPixel",
@@ -131,24 +135,74 @@ def decode_pixels(instance: Instance, layout: PixelLayout) -> NDArray[Any]:
     syntax = UID(instance.transfer_syntax)
     if syntax.is_encapsulated:
         _check_codestreams(instance, layout)
-    decoder = _decoder(instance.transfer_syntax)
-    shape = (layout.frames, layout.rows, layout.columns)
     try:
-        if isinstance(instance.dataset, Dataset):
-            pixels, _ = decoder.as_array(instance.dataset, raw=True)
-        else:
-            options = _options(instance.dataset)
-            pixels, _ = decoder.as_array(bytes(instance.pixels or b""), raw=True, **options)
-        return np.asarray(pixels).reshape(shape)
+        with suppress(Exception):  # all the decoders follow
+            return _decoded(instance, layout, _first_choice(instance))
+        return _decoded(instance, layout, "")
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # decoders raise errors of their own; Rust's panics are none
         raise Rejected(
             RefusalCode.UNDECODABLE,
             f"Pixel data in transfer syntax {syntax.name} was expected to decode to "
-            f"{shape[0]} x {shape[1]} x {shape[2]} pixels, but no decoder could read it; send the "
-            "instance uncompressed (Explicit VR Little Endian).",
+            f"{layout.frames} x {layout.rows} x {layout.columns} pixels, but no decoder could read "
+            "it; send the instance uncompressed (Explicit VR Little Endian).",
         ) from error
+
+
+def alike_frames(instance: Instance, layout: PixelLayout) -> list[bytes]:
+    """Splits compressed pixel data into frames that ``decode_frame`` decodes like all together.
+
+    Of damaged or odd pixel data there are none: ``decode_pixels`` says what is wrong.
+
+    Returns:
+        The codestream of each frame.
+    """
+    try:
+        frames = _check_codestreams(instance, layout)
+        stated = [_stated(frame, instance.transfer_syntax) for frame in frames]
+    except Exception:  # parsers of codestreams raise whatever they stumble over
+        return []
+    return frames if all(one == stated[0] for one in stated) else []
+
+
+def decode_frame(codestream: bytes, instance: Instance, layout: PixelLayout) -> NDArray[Any]:
+    """Decodes one of ``alike_frames`` with the decoder that comes first.
+
+    Returns:
+        [1, rows, columns], what ``decode_pixels`` has in its place if the first decoder can read
+        every frame.
+
+    Raises:
+        Exception: The decoder could not read it; others might.
+    """
+    options = {**_options(instance.dataset), "number_of_frames": 1}
+    plugin, decoder = _first_choice(instance), _decoder(instance.transfer_syntax)
+    source = encapsulate([codestream])
+    pixels, _ = decoder.as_array(source, raw=True, decoding_plugin=plugin, **options)
+    return np.asarray(pixels).reshape(1, layout.rows, layout.columns)
+
+
+def _first_choice(instance: Instance) -> str:
+    """Which of pydicom's plugins is tried first: CharLS takes a third of libjpeg's time."""
+    return "pyjpegls" if instance.transfer_syntax in JPEGLSTransferSyntaxes else "pylibjpeg"
+
+
+def _decoded(instance: Instance, layout: PixelLayout, plugin: str) -> NDArray[Any]:
+    decoder = _decoder(instance.transfer_syntax)
+    if isinstance(instance.dataset, Dataset):
+        pixels, _ = decoder.as_array(instance.dataset, raw=True, decoding_plugin=plugin)
+    else:
+        source, options = bytes(instance.pixels or b""), _options(instance.dataset)
+        pixels, _ = decoder.as_array(source, raw=True, decoding_plugin=plugin, **options)
+    return np.asarray(pixels).reshape(layout.frames, layout.rows, layout.columns)
+
+
+def _stated(frame: bytes, syntax: str) -> dict[str, Any]:
+    """What pydicom takes from a codestream; for several frames, from the last of them."""
+    found: dict[str, Any]
+    found = get_j2k_parameters(frame) if syntax in JPEG2000_SYNTAXES else _get_jpg_parameters(frame)
+    return found
 
 
 def _native(instance: Instance, layout: PixelLayout) -> NDArray[Any] | None:
@@ -261,7 +315,7 @@ def _decoder(transfer_syntax: str) -> Decoder:
     return decoder
 
 
-def _check_codestreams(instance: Instance, layout: PixelLayout) -> None:
+def _check_codestreams(instance: Instance, layout: PixelLayout) -> list[bytes]:
     """Some decoders fill what is missing of a cut codestream with grey, so look for its end."""
     try:
         pixels = bytes(instance.pixels or b"")
@@ -274,6 +328,7 @@ def _check_codestreams(instance: Instance, layout: PixelLayout) -> None:
         raise invalid("NumberOfFrames", "as many frames as the pixel data holds")
     for place, frame in enumerate(frames, start=1):
         _check_codestream(frame, place, instance.transfer_syntax, layout)
+    return frames
 
 
 def _check_codestream(frame: bytes, place: int, syntax: str, layout: PixelLayout) -> None:

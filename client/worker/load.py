@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from client.jobs import Priority
@@ -16,8 +16,12 @@ from client.jobs import Priority
 __all__ = ("Budget", "Gate", "LoadSettings")
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def _half_the_cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // 2)
+    return max(1, _cores() // 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +33,50 @@ class LoadSettings:
         kept_bytes: Memory that is kept for the next studies while none is in work.
         cpu_places: Routine studies that are read at a time, and written at a time: the engine
             needs cores as well.
+        cores: Cores that decoding compressed frames may use.
     """
 
     max_bytes: int = 8 << 30
     kept_bytes: int = 512 << 20
     cpu_places: int = field(default_factory=_half_the_cores)
+    cores: int = field(default_factory=_cores)
 
 
 class Gate:
-    """Lets so many routine studies through at a time.
+    """Lets so many routine studies through at a time, and shares cores among all who are inside.
 
     Args:
         places: How many.
+        cores: The cores.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, cores: int = 1) -> None:
         self._places = asyncio.Semaphore(places)
+        self._cores = cores
+        self._inside = 0
 
     @asynccontextmanager
-    async def place(self, priority: Priority) -> AsyncIterator[None]:
-        """Wait for a place and keep it during the ``async with``."""
+    async def place(self, priority: Priority) -> AsyncIterator[int]:
+        """Wait for a place and keep it during the ``async with``.
+
+        Yields:
+            Cores for this study: all of them for STAT, else an equal share of what is there.
+        """
         if priority is Priority.STAT:
-            yield
+            with self._count():
+                yield self._cores
             return
         async with self._places:
+            with self._count():
+                yield max(1, self._cores // self._inside)
+
+    @contextmanager
+    def _count(self) -> Iterator[None]:
+        self._inside += 1
+        try:
             yield
+        finally:
+            self._inside -= 1
 
 
 class Budget:

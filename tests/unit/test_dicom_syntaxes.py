@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -18,6 +19,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
@@ -101,6 +103,38 @@ def test_syntaxes_that_we_can_only_read(syntax: str) -> None:
     instance.save_as(stream)
     stored = read_one([(name, stream.getvalue())]).stored[0].astype(int)
     assert np.abs(stored - image).max() <= error
+
+
+@pytest.mark.parametrize("error", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("kind", "bits", "low", "high"),
+    [
+        ("<u1", 8, 0, 256),
+        ("<u2", 8, 0, 256),
+        ("<u2", 12, 0, 4096),
+        ("<u2", 16, 0, 65536),
+        ("<i2", 12, -2048, 2048),
+        ("<i2", 16, -30000, 30000),
+    ],
+)
+def test_the_quick_jpeg_ls_decoder_gives_what_the_slow_one_does(
+    kind: str, bits: int, low: int, high: int, error: int
+) -> None:
+    """The standard leaves decoders no choice, of near-lossless images neither (T.87 A.5)."""
+    image = np.linspace(low, high - 1, 47 * 61).reshape(1, 47, 61).astype(kind)
+    image ^= (noise("<u1", 0, 8)[:1]).astype(kind)
+    instance = dcmread(BytesIO(classic_files(Recipe(image, bits_stored=bits))[0][1]))
+    if error and image.dtype.kind == "i":
+        pytest.skip("the encoder has no near-lossless coding of signed values")
+    syntax = JPEGLSNearLossless if error else JPEGLSLossless
+    instance.compress(syntax, jls_error=error or None)
+    quick, slow = (
+        get_decoder(syntax).as_array(instance, raw=True, decoding_plugin=plugin)[0]
+        for plugin in ("pyjpegls", "pylibjpeg")
+    )
+    assert quick.dtype == slow.dtype
+    np.testing.assert_array_equal(quick, slow)
+    assert np.abs(quick.astype(int) - image[0]).max() <= error
 
 
 def test_implicit_data_declared_explicit() -> None:

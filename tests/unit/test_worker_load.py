@@ -36,6 +36,25 @@ async def test_a_gate_lets_so_many_through_and_stat_always() -> None:
         assert await settled(waiting)
 
 
+async def test_those_inside_a_gate_share_the_cores_and_stat_has_all() -> None:
+    gate = Gate(3, cores=8)
+    async with gate.place(Priority.ROUTINE) as alone:
+        async with (
+            gate.place(Priority.ROUTINE) as second,
+            gate.place(Priority.ROUTINE) as third,
+            gate.place(Priority.STAT) as urgent,
+        ):
+            assert (alone, second, third, urgent) == (8, 4, 2, 8)
+        async with gate.place(Priority.ROUTINE) as again:
+            assert again == 4
+
+
+async def test_there_is_always_one_core() -> None:
+    gate = Gate(2)
+    async with gate.place(Priority.ROUTINE) as one, gate.place(Priority.ROUTINE) as other:
+        assert (one, other) == (1, 1)
+
+
 async def test_memory_is_given_in_turn_and_a_giant_goes_alone() -> None:
     budget = Budget(100)
     async with AsyncExitStack() as small, AsyncExitStack() as giant, AsyncExitStack() as last:
