@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.bitvolume import Bits, Parts, eroded, grown, pack, unpack
+from preprocess.foldedmask import FoldedMask
 from preprocess.plan import SeriesPlan
 from preprocess.spec import CleanupSpec, ModelSpec
 
-__all__ = ("native_mask", "remove_islands")
+__all__ = ("folded_mask", "native_mask", "remove_islands")
 
 
 def native_mask(
@@ -23,7 +24,27 @@ def native_mask(
     spacing_mm: tuple[float, float, float],
     spec: ModelSpec,
 ) -> NDArray[np.uint8]:
-    """The mask of a series as it goes into results.
+    """The mask of a series as it goes into results: ``folded_mask``, every voxel by itself.
+
+    Args:
+        plan: The plan of the series.
+        canvas: The network's masks of all its slices [slices, canvas rows, canvas columns].
+        spacing_mm: Distances between slices, rows and columns on the native grid.
+        spec: The model.
+
+    Returns:
+        Classes [slices, rows, columns] on the native grid.
+    """
+    return folded_mask(plan, canvas, spacing_mm, spec).unfolded()
+
+
+def folded_mask(
+    plan: SeriesPlan,
+    canvas: NDArray[np.uint8],
+    spacing_mm: tuple[float, float, float],
+    spec: ModelSpec,
+) -> FoldedMask:
+    """The mask of a series as it goes into results, equal rows and columns once.
 
     Islands are removed on the canvas, which holds all that the network said: what is removed does
     not depend on the scanner's matrix. What the network saw in the margin around the image is no
@@ -45,7 +66,7 @@ def native_mask(
         cleaned = np.zeros_like(canvas)
         cleaned[shown] = remove_islands(canvas[shown], grid, spec.cleanup)
         canvas = cleaned
-    return plan.restore(canvas)
+    return plan.fold(canvas)
 
 
 def remove_islands(

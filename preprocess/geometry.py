@@ -1,6 +1,6 @@
 """Where the pixels of a slice go on the network's canvas, and how its mask comes back.
 
-SliceGeometry ─▶ plan_geometry ─▶ GeometryPlan ─▶ (resize, pad) ─▶ mask ─▶ restore_mask
+SliceGeometry ─▶ plan_geometry ─▶ GeometryPlan ─▶ (resize, pad) ─▶ mask ─▶ fold_mask
 
 Pixel-edge coordinates: pixel i covers [i, i + 1], its centre is i + 0.5.
 """
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.errors import PlanError
+from preprocess.foldedmask import FoldedMask
 from preprocess.spec import GeometrySpec, Plane
 
-__all__ = ("GeometryPlan", "SliceGeometry", "plan_geometry", "restore_mask")
+__all__ = ("GeometryPlan", "SliceGeometry", "fold_mask", "plan_geometry", "restore_mask")
 
 ORTHONORMAL_TOLERANCE = 1e-2
 LARGEST_SIDE = 16384
@@ -144,7 +145,7 @@ def plan_geometry(spec: GeometrySpec, geometry: SliceGeometry) -> GeometryPlan:
     )
 
 
-def restore_mask(mask: NDArray[np.uint8], plan: GeometryPlan) -> NDArray[np.uint8]:
+def fold_mask(mask: NDArray[np.uint8], plan: GeometryPlan) -> FoldedMask:
     """Brings masks from the canvas back to the native grid: each pixel's nearest canvas pixel.
 
     Args:
@@ -152,7 +153,8 @@ def restore_mask(mask: NDArray[np.uint8], plan: GeometryPlan) -> NDArray[np.uint
         plan: The plan by which the canvas was made.
 
     Returns:
-        A new C-contiguous array [..., rows, columns]; 0 where the canvas showed nothing.
+        The masks [..., rows, columns], a view of the canvas where that can be; background where
+        the canvas showed nothing.
 
     Raises:
         PlanError: The mask's last two axes are not the plan's canvas.
@@ -165,10 +167,15 @@ def restore_mask(mask: NDArray[np.uint8], plan: GeometryPlan) -> NDArray[np.uint
     columns = _canvas_index(sides[1], x0, x1, plan.size[1], plan.offset[1])
     if plan.transpose:
         mask, rows, columns = mask.swapaxes(-1, -2), columns, rows
-    native = np.zeros((*mask.shape[:-2], *plan.native_shape), dtype=np.uint8)
-    for index in np.ndindex(mask.shape[:-2]):
-        _fill(native[index], mask[index], rows, columns)
-    return native
+    lines, row_edges = _shown(rows)
+    bars, column_edges = _shown(columns)
+    cells = _picked(_picked(mask, lines, -2), bars, -1)
+    return FoldedMask(cells, row_edges, column_edges, plan.native_shape)
+
+
+def restore_mask(mask: NDArray[np.uint8], plan: GeometryPlan) -> NDArray[np.uint8]:
+    """As ``fold_mask``, every pixel by itself: a new C-contiguous array [..., rows, columns]."""
+    return fold_mask(mask, plan).unfolded()
 
 
 def _spacing(geometry: SliceGeometry) -> tuple[float, float]:
@@ -188,33 +195,27 @@ def _plan_axis(
     return (end, start, length) if flip else (start, end, length)
 
 
-def _fill(
-    native: NDArray[np.uint8],
-    canvas: NDArray[np.uint8],
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-) -> None:
-    """Copies the part of one canvas that holds anything: single pixels across, then whole rows.
+def _shown(index: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Which canvas rows are shown, in native order, and the native rows where each one begins.
 
     Args:
-        native: Where to, [rows, columns], all 0.
-        canvas: Where from, its axes in the order of the native ones.
-        rows: Canvas row of every native row, -1 where the canvas does not show it.
-        columns: Canvas column of every native column.
+        index: Canvas row of every native row, -1 at the ends where the canvas does not show it.
     """
-    across = _occupied(columns, canvas.max(axis=0))
-    down = _occupied(rows, canvas.max(axis=1))
-    if across.stop == 0 or down.stop == 0:
-        return
-    first, last = sorted((rows[down.start], rows[down.stop - 1]))
-    wide = np.take(canvas[first : last + 1], columns[across], axis=1)
-    native[down, across] = np.take(wide, rows[down] - first, axis=0)
+    inside = np.flatnonzero(index >= 0)
+    if len(inside) == 0:
+        return inside, np.zeros(1, dtype=np.intp)
+    first = inside[np.diff(index[inside], prepend=-1) != 0]
+    return index[first], np.append(first, inside[-1] + 1)
 
 
-def _occupied(index: NDArray[np.intp], occupied: NDArray[np.uint8]) -> slice:
-    """From the first to the last native row or column that shows anything."""
-    places = np.flatnonzero((occupied != 0)[index] & (index >= 0))
-    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+def _picked(mask: NDArray[np.uint8], index: NDArray[np.intp], axis: int) -> NDArray[np.uint8]:
+    """The canvas rows or columns, as a view where one lies behind the other."""
+    steps = np.unique(np.diff(index))
+    if len(steps) != 1 or abs(steps[0]) != 1:
+        return np.take(mask, index, axis=axis)
+    stop = int(index[-1] + steps[0])
+    along = slice(int(index[0]), stop if stop >= 0 else None, int(steps[0]))
+    return mask[..., along] if axis == -1 else mask[..., along, :]
 
 
 def _canvas_index(

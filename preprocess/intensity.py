@@ -183,11 +183,15 @@ def _unit_range(low: float, high: float, falling: bool) -> tuple[float, float]:
 def _histogram(stored: NDArray[np.int16]) -> NDArray[np.int64]:
     """Exact count of each of the 65536 int16 values, lowest first."""
     counts = np.zeros(1 << 16, dtype=np.int64)
+    places = np.empty(CHUNK_VOXELS, dtype=np.intp)
     flat = stored.reshape(-1)
     for start in range(0, flat.size, CHUNK_VOXELS):
         chunk = flat[start : start + CHUNK_VOXELS]
-        low = int(chunk.min())
-        found = np.bincount(np.subtract(chunk, low, dtype=np.intp))
+        low, place = int(chunk.min()), places[: chunk.size]
+        place[...] = chunk
+        if low:
+            place -= low
+        found = np.bincount(place)
         counts[low + 32768 : low + 32768 + found.size] += found
     return counts
 

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocess.errors import PlanError
-from preprocess.geometry import GeometryPlan, SliceGeometry, plan_geometry, restore_mask
+from preprocess.foldedmask import FoldedMask
+from preprocess.geometry import (
+    GeometryPlan,
+    SliceGeometry,
+    fold_mask,
+    plan_geometry,
+    restore_mask,
+)
 from preprocess.intensity import IntensityPlan, plan_intensity
 from preprocess.spec import ModelSpec, TensorSpec
 
@@ -67,6 +74,10 @@ class SeriesPlan:
                 for name, each in one.items()
             },
         }
+
+    def fold(self, mask: NDArray[np.uint8]) -> FoldedMask:
+        """Masks [..., canvas] on the native grid, but folded, see ``fold_mask``."""
+        return fold_mask(mask, self.geometry)
 
     def restore(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Masks [..., canvas] back on the native grid, see ``restore_mask``."""

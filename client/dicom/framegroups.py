@@ -42,26 +42,28 @@ def encode_groups(model: bytes, series: Series, frames: Sequence[BitFrame]) -> l
         One item for each frame. What differs between frames is exchanged: source image, position,
         dimension index values and segment; everything else is as in ``model``.
     """
+    parts = elements(model)
+    (derivation,) = items(parts[DERIVATION_IMAGE])
     slices = {
-        index: _slice_groups(model, series, index) for index in {f.slice_index for f in frames}
+        index: _slice_groups(derivation, series, index) for index in {f.slice_index for f in frames}
     }
-    segments = SEGMENT_IDENTIFICATION in elements(model)
+    # What differs between the frames of a slice has a fixed length, and stands last.
+    index = sequence(FRAME_CONTENT, [element(DIMENSION_INDEX, b"UL", bytes(8))])[:-8]
+    number = b""
+    if SEGMENT_IDENTIFICATION in parts:
+        number = sequence(SEGMENT_IDENTIFICATION, [element(SEGMENT_NUMBER, b"US", bytes(2))])[:-2]
     groups = []
     for frame in frames:
         derivation, position = slices[frame.slice_index]
-        index = element(DIMENSION_INDEX, b"UL", struct.pack("<II", frame.value, frame.rank))
-        content = derivation + sequence(FRAME_CONTENT, [index]) + position
-        if segments:
-            number = element(SEGMENT_NUMBER, b"US", struct.pack("<H", frame.value))
-            content += sequence(SEGMENT_IDENTIFICATION, [number])
-        groups.append(item(content))
+        value = struct.pack("<H", frame.value) if number else b""
+        place = struct.pack("<II", frame.value, frame.rank)
+        groups.append(item(b"".join((derivation, index, place, position, number, value))))
     return groups
 
 
-def _slice_groups(model: bytes, series: Series, index: int) -> tuple[bytes, bytes]:
+def _slice_groups(derivation: bytes, series: Series, index: int) -> tuple[bytes, bytes]:
     """Derivation Image and Plane Position Sequence, the same for all frames of a slice."""
     frame = series.frames[index]
-    (derivation,) = items(elements(model)[DERIVATION_IMAGE])
     parts = elements(derivation)
     (source,) = items(parts[SOURCE_IMAGE])
     reference = elements(source) | elements(image_reference(series, frame))

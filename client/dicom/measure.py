@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from client.dicom.series import Series, Vector
 from client.dicom.tally import Tally, take_tally
+from preprocess.foldedmask import FoldedMask
 from preprocess.spec import Code, ModelSpec, SegmentSpec
 
 __all__ = ("BoundingBox", "StructureMeasurement", "measure")
@@ -63,7 +64,10 @@ class StructureMeasurement:
 
 
 def measure(
-    series: Series, mask: NDArray[np.uint8], spec: ModelSpec, tally: Tally | None = None
+    series: Series,
+    mask: NDArray[np.uint8] | FoldedMask,
+    spec: ModelSpec,
+    tally: Tally | None = None,
 ) -> tuple[StructureMeasurement, ...]:
     """Measures every structure that the model knows.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from io import SEEK_CUR, BytesIO
 
 import numpy as np
 from highdicom.spatial import get_volume_positions
@@ -23,12 +22,13 @@ from client.dicom.provenance import Provenance
 from client.dicom.segheader import encode_model
 from client.dicom.series import Series
 from client.dicom.tally import Tally, take_tally
+from preprocess.foldedmask import FoldedMask, fold
 from preprocess.spec import ModelSpec
 
-__all__ = ("build_segmentation",)
+__all__ = ("build_segmentation", "place_segmentation")
 
 PREAMBLE_BYTES = 132
-GROUP_LENGTH, TRANSFER_SYNTAX, LAST_OF_META = 0x00020000, 0x00020010, 0x0002FFFF
+GROUP_LENGTH, GROUP_LENGTH_BYTES, TRANSFER_SYNTAX = 0x00020000, 12, 0x00020010
 REFERENCED_SERIES, REFERENCED_INSTANCE, SOURCE_IMAGE = 0x00081115, 0x0008114A, 0x00082112
 DIMENSION_ORGANIZATION_TYPE, NUMBER_OF_FRAMES = 0x00209311, 0x00280008
 PER_FRAME_GROUPS, PIXEL_DATA = 0x52009230, 0x7FE00010
@@ -36,7 +36,7 @@ PER_FRAME_GROUPS, PIXEL_DATA = 0x52009230, 0x7FE00010
 
 def build_segmentation(
     series: Series,
-    mask: NDArray[np.uint8],
+    mask: NDArray[np.uint8] | FoldedMask,
     spec: ModelSpec,
     provenance: Provenance,
     tally: Tally | None = None,
@@ -48,9 +48,6 @@ def build_segmentation(
     Every segment of the model is described, so that a segment number always means the same; only
     frames with voxels are stored. A mask without any voxel is stored as the empty frames of its
     middle slice, since an instance without frames may not be.
-
-    highdicom builds the instance for a single frame. The other frames, their pixels and the
-    references to all source images are filled in as bytes.
 
     Args:
         series: The source; each frame refers to its source instance or frame.
@@ -67,9 +64,41 @@ def build_segmentation(
         ValueError: The mask is not on the series' grid, or holds a value without a segment, or the
             file would be larger than the format allows.
     """
-    if mask.shape != series.stored.shape:
-        raise ValueError(f"expected a mask of {series.stored.shape}, got {mask.shape}")
+    _on_grid(series, mask)
     tally = tally or take_tally(series.stored, mask, len(spec.segments) + 1)
+    file = place_segmentation(series, mask, spec, provenance, tally).tobytes()
+    return _deflated(file) if deflated else file
+
+
+def place_segmentation(
+    series: Series,
+    mask: NDArray[np.uint8] | FoldedMask,
+    spec: ModelSpec,
+    provenance: Provenance,
+    tally: Tally,
+    *,
+    room: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """The same file, uncompressed, put where there is memory for it.
+
+    highdicom builds the instance for a single frame. The other frames, their pixels and the
+    references to all source images are filled in as bytes.
+
+    Args:
+        series: The source; its stored values are not read, so that they may be ``room``.
+        mask: uint8 [slices, rows, columns], 0 or the value of a segment.
+        spec: Segments, codes, colours and the algorithm's identity.
+        provenance: What made the mask.
+        tally: What ``take_tally`` found in the mask.
+        room: Memory that is overwritten by the file, if it fits; None for fresh memory.
+
+    Returns:
+        The file: the beginning of ``room``, or fresh memory.
+
+    Raises:
+        ValueError: As for ``build_segmentation``.
+    """
+    _on_grid(series, mask)
     frames = _frames(series, tally)
     parts = elements(encode_model(series, spec, provenance)[PREAMBLE_BYTES:])
     (model,) = items(parts[PER_FRAME_GROUPS])
@@ -79,13 +108,21 @@ def build_segmentation(
     parts[NUMBER_OF_FRAMES] = element(NUMBER_OF_FRAMES, b"IS", padded(str(len(frames)), b" "))
     if len(spec.segments) == 1 and _evenly_spaced(series, frames):
         parts[DIMENSION_ORGANIZATION_TYPE] = element(DIMENSION_ORGANIZATION_TYPE, b"CS", b"3D")
-    size = packed_bytes(len(frames), mask.shape[1:])
+    size = packed_bytes(len(frames), series.stored.shape[1:])
     parts[PIXEL_DATA] = element(PIXEL_DATA, b"OB", b"", size)
-    stream = BytesIO()
-    stream.write(bytes(PREAMBLE_BYTES - 4) + b"DICM")
-    stream.write(joined(parts))
-    _append_pixels(stream, np.ascontiguousarray(mask), frames, tally, size)
-    return _deflated(stream.getvalue(), parts) if deflated else stream.getvalue()
+    head = bytes(PREAMBLE_BYTES - 4) + b"DICM" + joined(parts)
+    if room is None or len(room) < len(head) + size:
+        room = np.empty(len(head) + size, dtype=np.uint8)
+    file = room[: len(head) + size]
+    file[: len(head)] = np.frombuffer(head, np.uint8)
+    file[len(head) :] = 0
+    pack_frames(fold(mask), frames, tally, file[len(head) :])
+    return file
+
+
+def _on_grid(series: Series, mask: NDArray[np.uint8] | FoldedMask) -> None:
+    if mask.shape != series.stored.shape:
+        raise ValueError(f"expected a mask of {series.stored.shape}, got {mask.shape}")
 
 
 def _frames(series: Series, tally: Tally) -> list[BitFrame]:
@@ -127,21 +164,11 @@ def _evenly_spaced(series: Series, frames: Sequence[BitFrame]) -> bool:
     return len(sources) > 1 and spacing is not None and spacing > 0
 
 
-def _append_pixels(
-    stream: BytesIO, mask: NDArray[np.uint8], frames: Sequence[BitFrame], tally: Tally, size: int
-) -> None:
-    """Packs the frames where they will stay, without a copy of all pixel data."""
-    start = stream.tell()
-    stream.seek(size - 1, SEEK_CUR)
-    stream.write(b"\0")
-    with stream.getbuffer() as buffer:
-        pack_frames(mask, frames, tally, np.frombuffer(buffer, dtype=np.uint8)[start:])
-
-
-def _deflated(file: bytes, parts: dict[int, bytes]) -> bytes:
+def _deflated(file: bytes) -> bytes:
     """The same file with its data set deflated (PS3.5 A.5); its meta information never is."""
-    meta = {tag: part for tag, part in parts.items() if GROUP_LENGTH < tag <= LAST_OF_META}
-    start = PREAMBLE_BYTES + len(parts[GROUP_LENGTH]) + len(joined(meta))
+    length = elements(file[PREAMBLE_BYTES : PREAMBLE_BYTES + GROUP_LENGTH_BYTES])[GROUP_LENGTH]
+    start = PREAMBLE_BYTES + GROUP_LENGTH_BYTES + struct.unpack("<I", length[-4:])[0]
+    meta = elements(file[PREAMBLE_BYTES + GROUP_LENGTH_BYTES : start])
     syntax = padded(DeflatedExplicitVRLittleEndian, b"\0")
     meta[TRANSFER_SYNTAX] = element(TRANSFER_SYNTAX, b"UI", syntax)
     length = element(GROUP_LENGTH, b"UL", struct.pack("<I", len(joined(meta))))

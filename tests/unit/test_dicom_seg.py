@@ -20,12 +20,14 @@ from pydicom import dcmread
 from client.dicom.encoding import element, elements, items, joined, sequence
 from client.dicom.readback import read_mask
 from client.dicom.reader import read_study
-from client.dicom.seg import build_segmentation
+from client.dicom.seg import build_segmentation, place_segmentation
 from client.dicom.series import Series
 from client.dicom.tally import take_tally
 from client.limits import ReadLimits
+from preprocess.foldedmask import FoldedMask
 from preprocess.spec import ModelSpec
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, enhanced_file
+from tests.folded_masks import drawn_mask
 from tests.plain_seg import plain_segmentation
 from tests.unit.test_dicom_results import PROVENANCE
 
@@ -76,6 +78,24 @@ def with_segments(spec: ModelSpec, count: int) -> ModelSpec:
         for value, segment in enumerate(segments, 1)
     )
     return replace(spec, segments=numbered, cleanup=None)
+
+
+@pytest.mark.parametrize("columns", [7, 16, 24])
+@pytest.mark.parametrize("room_bytes", [0, 1 << 20])
+def test_a_folded_mask_makes_the_same_file_in_any_memory(
+    columns: int, room_bytes: int, brain_mr: ModelSpec
+) -> None:
+    draw = np.random.default_rng(columns)
+    cells = draw.integers(0, 4, (4, 5, 3)).astype(np.uint8)
+    cells[1] = 0
+    mask = drawn_mask(draw, cells, 2, (12, columns))
+    rows = FoldedMask(mask.cells, mask.row_edges, mask.column_edges, (mask.grid[0], columns))
+    series = series_of(classic_files, (4, *rows.grid))
+    tally = take_tally(series.stored, rows, 12)
+    room = np.full(room_bytes, 255, np.uint8)
+    file = place_segmentation(series, rows, brain_mr, PROVENANCE, tally, room=room)
+    assert file.tobytes() == build_segmentation(series, rows.unfolded(), brain_mr, PROVENANCE)
+    assert np.shares_memory(file, room) == (room_bytes > 0)
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.dicom.tally import take_tally
+from client.dicom.tally import Tally, take_tally
+from tests.folded_masks import drawn_mask
 
 pytestmark = pytest.mark.unit
 
@@ -16,7 +17,10 @@ CLASSES = 6
 
 
 def check(stored: NDArray[np.int16], mask: NDArray[np.uint8]) -> None:
-    tally = take_tally(stored, mask, CLASSES)
+    check_tally(take_tally(stored, mask, CLASSES), stored, mask)
+
+
+def check_tally(tally: Tally, stored: NDArray[np.int16], mask: NDArray[np.uint8]) -> None:
     for index in range(len(mask)):
         for value in range(1, CLASSES):
             rows, columns = np.nonzero(mask[index] == value)
@@ -48,6 +52,30 @@ def test_any_mask(seed: int, shape: tuple[int, int, int], filled: float) -> None
     mask = long[..., : shape[2]].astype(np.uint8)
     mask[rng.random(shape) >= filled] = 0
     check(stored, mask)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(st.integers(1, 3), st.integers(1, 25), st.integers(1, 40)),
+    st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    st.sampled_from([2, 3, 4, 40]),
+)
+def test_any_folded_mask(seed: int, shape: tuple[int, int, int], filled: float, most: int) -> None:
+    draw = np.random.default_rng(seed)
+    cells = np.sort(draw.integers(0, CLASSES, shape), axis=2).astype(np.uint8)
+    cells[draw.random(shape) >= filled] = 0
+    mask = drawn_mask(draw, cells, most)
+    stored = draw.integers(-32768, 32768, mask.shape).astype(np.int16)
+    check_tally(take_tally(stored, mask, CLASSES), stored, mask.unfolded())
+
+
+@pytest.mark.parametrize("value", [-32768, 32767])
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_the_largest_sums_of_a_folded_mask(value: int, most: int) -> None:
+    mask = drawn_mask(np.random.default_rng(2), np.full((1, 40, 90), 3, np.uint8), most)
+    stored = np.full(mask.shape, value, np.int16)
+    check_tally(take_tally(stored, mask, CLASSES), stored, mask.unfolded())
 
 
 @pytest.mark.parametrize("value", [-32768, -1, 0, 32767])
