@@ -24,6 +24,7 @@ from pydicom.valuerep import format_number_as_ds
 
 __all__ = (
     "ORIENTATIONS",
+    "Edit",
     "Recipe",
     "classic_files",
     "classic_instances",

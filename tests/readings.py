@@ -9,11 +9,11 @@ from unittest import mock
 
 from client.dicom import parsing
 from client.dicom.reader import read_study
-from client.dicom.series import Series
+from client.dicom.series import Series, StudyContent
 from client.errors import Rejected
 from client.limits import ReadLimits
 
-__all__ = ("assert_same_both_ways", "damaged", "reading")
+__all__ = ("assert_same_both_ways", "content_of", "damaged", "reading")
 
 Files = Sequence[tuple[str, bytes]]
 
@@ -34,6 +34,11 @@ def reading(files: Files, limits: ReadLimits | None = None) -> object:
         content = read_study(files, limits or ReadLimits())
     except Rejected as refusal:
         return refusal.code, refusal.reason
+    return content_of(content)
+
+
+def content_of(content: StudyContent) -> object:
+    """A study's series and refusals, as plain values."""
     return [_series(series) for series in content.series], content.refusals
 
 

@@ -1,22 +1,27 @@
 """Reads the files of a study into checked series; what can't be processed becomes a coded refusal.
 
 files ──parse──▶ instances ──group──▶ check ▶ stack ▶ decode ▶ rescale ──▶ Series │ refusal
+
+Uncompressed pixels stay in the memory that their files lie in, where the caller lends it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
 from client.dicom.attributes import invalid, items, text
+from client.dicom.decoding import decode_all
 from client.dicom.frames import ENHANCED_SOP_CLASSES, Frame, read_frames
 from client.dicom.headers import LOSSY_KEYWORDS
+from client.dicom.inplace import FileMemory
 from client.dicom.parsing import Buffer, Inflation, Instance, parse_instance
-from client.dicom.pixels import PixelLayout, check_pixels, decode_pixels
+from client.dicom.pixels import PixelLayout, check_pixels
 from client.dicom.plain import Conversions
 from client.dicom.quiet import quiet
 from client.dicom.rescaling import CommonScale, SliceStack, apply_lut, replace_padding
@@ -29,6 +34,9 @@ from preprocess.geometry import SliceGeometry
 __all__ = ("Allocate", "read_study")
 
 Allocate = Callable[[tuple[int, int, int]], NDArray[np.int16]]
+Key = tuple[str, str]
+"""Of a group: Series Instance UID and SOP Class UID."""
+_NO_MEMORY = np.empty(0, dtype=np.uint8)
 
 
 def _fresh(shape: tuple[int, int, int]) -> NDArray[np.int16]:
@@ -40,12 +48,15 @@ def read_study(
     limits: ReadLimits,
     modalities: Collection[str] | None = None,
     allocate: Allocate = _fresh,
+    memory: NDArray[np.uint8] = _NO_MEMORY,
+    *,
+    processes: int = 1,
 ) -> StudyContent:
     """Reads a study from memory. Trusts nothing; run it in a process of its own.
 
     Args:
         files: Name and content of each file; names are never used or repeated. Contents are not
-            copied: they must stay as they are until the study is read.
+            copied: nobody else may change them until the study is read.
         limits: What the study may ask for.
         modalities: Modalities that some model in service takes: series of any other one are
             refused with ``NO_MODEL`` before their geometry and pixels are looked at. None reads
@@ -53,6 +64,11 @@ def read_study(
         allocate: Gives the memory for the stored values of a series [slices, rows, columns], int16
             and contiguous. Called once for each series that passed every check before its pixels
             are decoded, so that it may still be refused.
+        memory: Where the files lie, if it may be written over: series whose files are uncompressed
+            and lie together then need no other memory. The files are lost. Read-only memory, as
+            empty memory, is left as it is.
+        processes: Cores to decode compressed frames on; more than one forks this process, which
+            must not have threads.
 
     Returns:
         Series and refusals, each sorted by Series Instance UID.
@@ -63,25 +79,45 @@ def read_study(
     with quiet():
         groups, refusals = _parse_all(files, limits)
         series: list[Series] = []
-        room = _pixel_room(groups.values(), limits)
-        for (uid, _), instances in sorted(groups.items()):
+        left_bytes = _pixel_room(groups.values(), limits)
+        rooms = _Rooms(allocate, FileMemory(memory, groups))
+        for key, instances in sorted(groups.items()):
+            uid, _ = key
             try:
                 _check_images(instances, modalities)
-                one = _read_series(uid, instances, limits, room, allocate)
+                one = _read_series(key, instances, limits, left_bytes, rooms, processes=processes)
             except Rejected as refusal:
                 refusals.append(SeriesRefusal(uid, refusal.code, refusal.reason, len(instances)))
             else:
-                room -= one.stored.nbytes
+                left_bytes -= one.stored.nbytes
                 series.append(one)
     refusals.sort(key=lambda refusal: (refusal.series_uid, refusal.code))
     return StudyContent(tuple(series), tuple(refusals))
 
 
+@dataclass(frozen=True)
+class _Rooms:
+    """Where stored values may go."""
+
+    allocate: Allocate
+    files: FileMemory[Key]
+
+    def room(
+        self, key: Key, instances: Sequence[Instance], layouts: Sequence[PixelLayout]
+    ) -> tuple[NDArray[np.int16], bool]:
+        """Memory for a series, and whether it takes the frames in the order of the files first."""
+        found = self.files.room(key, instances, layouts)
+        if found is not None:
+            return found, True
+        frames = sum(layout.frames for layout in layouts)
+        return self.allocate((frames, layouts[0].rows, layouts[0].columns)), False
+
+
 def _parse_all(
     files: Iterable[tuple[str, Buffer]], limits: ReadLimits
-) -> tuple[dict[tuple[str, str], list[Instance]], list[SeriesRefusal]]:
+) -> tuple[dict[Key, list[Instance]], list[SeriesRefusal]]:
     """Groups instances by series and SOP class; unreadable files are counted by reason."""
-    groups: dict[tuple[str, str], list[Instance]] = {}
+    groups: dict[Key, list[Instance]] = {}
     unreadable: dict[tuple[RefusalCode, str], int] = {}
     inflation, conversions = Inflation(limits), Conversions()
     count = 0
@@ -124,15 +160,17 @@ def _pixel_room(groups: Iterable[Sequence[Instance]], limits: ReadLimits) -> int
 
 
 def _read_series(
-    uid: str,
+    key: Key,
     instances: Sequence[Instance],
     limits: ReadLimits,
-    room_bytes: int,
-    allocate: Allocate,
+    most_bytes: int,
+    rooms: _Rooms,
+    *,
+    processes: int,
 ) -> Series:
     instances = _without_repeats(instances)
     layouts = [check_pixels(instance, limits) for instance in instances]
-    _check_common(instances, layouts, limits, room_bytes)
+    _check_common(instances, layouts, limits, most_bytes)
     pairs = [
         (index, frame)
         for index, (instance, layout) in enumerate(zip(instances, layouts, strict=True))
@@ -140,10 +178,14 @@ def _read_series(
     ]
     stack = stack_frames([frame for _, frame in pairs])
     pairs = [pairs[i] for i in stack.order]
-    scale = _decode(instances, layouts, pairs, allocate)
+    header = _series_header(instances)
+    # From here on the files may be written over: all that is needed of them but pixels is copied.
+    room, in_file_order = rooms.room(key, instances, layouts)
+    places = _places(instances, pairs, room, in_file_order)
+    scale = _decode(instances, layouts, pairs, places, processes)
     first, grid = instances[0].dataset, pairs[0][1]
     return Series(
-        uid=uid,
+        uid=key[0],
         stored=scale.stored,
         slope=scale.slope,
         intercept=scale.intercept,
@@ -158,7 +200,7 @@ def _read_series(
         origin_mm=stack.origin_mm,
         slice_step_mm=stack.step_mm,
         slice_thickness_mm=stack.thickness_mm,
-        header=_series_header(instances),
+        header=header,
         instances=len(instances),
         frames=tuple(_source(instances, index, frame) for index, frame in pairs),
         sop_class_uid=instances[0].sop_class_uid,
@@ -212,7 +254,7 @@ def _check_common(
     instances: Sequence[Instance],
     layouts: Sequence[PixelLayout],
     limits: ReadLimits,
-    room_bytes: int,
+    most_bytes: int,
 ) -> None:
     """What must be the same in every instance, and what they ask for together."""
     shapes = {(layout.rows, layout.columns) for layout in layouts}
@@ -237,7 +279,7 @@ def _check_common(
         )
     frames = sum(layout.frames for layout in layouts)
     pixel_bytes = 2 * frames * layouts[0].rows * layouts[0].columns
-    if frames > limits.max_frames or pixel_bytes > room_bytes:
+    if frames > limits.max_frames or pixel_bytes > most_bytes:
         raise Rejected(
             RefusalCode.TOO_LARGE,
             f"At most {limits.max_frames} slices per series and {limits.max_pixel_bytes} bytes of "
@@ -247,27 +289,44 @@ def _check_common(
         )
 
 
+def _places(
+    instances: Sequence[Instance],
+    pairs: Sequence[tuple[int, Frame]],
+    room: NDArray[np.int16],
+    in_file_order: bool,
+) -> SliceStack:
+    has_lut = [bool(items(instance.dataset, "ModalityLUTSequence")) for instance in instances]
+    return SliceStack(
+        room,
+        [1.0 if has_lut[index] else frame.slope for index, frame in pairs],
+        [0.0 if has_lut[index] else frame.intercept for index, frame in pairs],
+        _file_places(pairs) if in_file_order else None,
+    )
+
+
 def _decode(
     instances: Sequence[Instance],
     layouts: Sequence[PixelLayout],
     pairs: Sequence[tuple[int, Frame]],
-    allocate: Allocate,
+    stack: SliceStack,
+    processes: int,
 ) -> CommonScale:
     """Decodes instance by instance, each frame straight to its place in the stack."""
-    has_lut = [bool(items(instance.dataset, "ModalityLUTSequence")) for instance in instances]
-    stack = SliceStack(
-        allocate((len(pairs), layouts[0].rows, layouts[0].columns)),
-        [1.0 if has_lut[index] else frame.slope for index, frame in pairs],
-        [0.0 if has_lut[index] else frame.intercept for index, frame in pairs],
-    )
-    places = {(index, frame.number or 1): place for place, (index, frame) in enumerate(pairs)}
-    for index, (instance, layout) in enumerate(zip(instances, layouts, strict=True)):
-        pixels = decode_pixels(instance, layout)
-        pixels = replace_padding(pixels, instance.dataset, inverted=layout.inverted)
+    slices = {(index, frame.number or 1): number for number, (index, frame) in enumerate(pairs)}
+    decoded = zip(instances, layouts, decode_all(instances, layouts, processes), strict=True)
+    for index, (instance, layout, found) in enumerate(decoded):
+        pixels = replace_padding(found, instance.dataset, inverted=layout.inverted)
         pixels = apply_lut(pixels, instance.dataset)
         for number, frame_pixels in enumerate(pixels, start=1):
-            stack.put(places[index, number], frame_pixels)
+            stack.put(slices[index, number], frame_pixels)
     return stack.to_common_scale()
+
+
+def _file_places(pairs: Sequence[tuple[int, Frame]]) -> list[int]:
+    """The place of each slice among all frames in the order of the files."""
+    came = sorted((index, frame.number or 1) for index, frame in pairs)
+    places = {frame: place for place, frame in enumerate(came)}
+    return [places[index, frame.number or 1] for index, frame in pairs]
 
 
 def _source(instances: Sequence[Instance], index: int, frame: Frame) -> SourceFrame:

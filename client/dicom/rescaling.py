@@ -47,15 +47,21 @@ class SliceStack:
     steps, so that no value moves by more than half a step.
 
     Args:
-        room: int16 [slices, rows, columns]; takes the slices, whatever it held before.
+        room: int16 [slices, rows, columns], contiguous; takes the slices, whatever it held before.
         slopes: Rescale Slope of each slice, not 0.
         intercepts: Rescale Intercept of each slice.
+        places: Where in ``room`` each slice lies until all are there; None: where it stays.
     """
 
     def __init__(
-        self, room: NDArray[np.int16], slopes: Sequence[float], intercepts: Sequence[float]
+        self,
+        room: NDArray[np.int16],
+        slopes: Sequence[float],
+        intercepts: Sequence[float],
+        places: Sequence[int] | None = None,
     ) -> None:
         self._room = room
+        self._places = list(range(len(room)) if places is None else places)
         self._bits = room.view(np.uint16)
         self._slopes = slopes
         self._intercepts = intercepts
@@ -65,20 +71,26 @@ class SliceStack:
         self._wide: dict[int, NDArray[Any]] = {}
 
     def put(self, index: int, pixels: NDArray[Any]) -> None:
-        """Copy one slice [rows, columns] to its place; unsigned ones as the bits that they are."""
+        """Copy one slice [rows, columns] to its place; unsigned ones as the bits that they are.
+
+        The slice may itself lie in ``room``, where it overlaps its own place, or none in use.
+        """
         kind, size = pixels.dtype.kind, pixels.dtype.itemsize
+        place = self._places[index]
+        # As single rows: NumPy moves those that overlap without a copy in between.
         if (kind, size) == ("u", 2):
             self._unsigned.add(index)
-            np.copyto(self._bits[index], pixels)
+            np.copyto(self._bits[place].reshape(-1), pixels.reshape(-1))
         elif size == 1 or (kind, size) == ("i", 2):
-            np.copyto(self._room[index], pixels)
+            np.copyto(self._room[place].reshape(-1), pixels.reshape(-1))
         else:  # what a lookup table of more than 16 bits gives
             self._wide[index] = pixels
         if self._moves:
             self._ends[index] = self._ends_of(index)
 
     def to_common_scale(self) -> CommonScale:
-        """Scale all slices where they lie; none can be put afterwards."""
+        """Bring all slices to their places and to scale; none can be put afterwards."""
+        _arrange(self._room, self._places)
         shifts, slope = self._shifts, self._slopes[0]
         if not self._moves:
             return CommonScale(self._room, slope, self._intercepts[0] + 0 * slope)
@@ -103,7 +115,8 @@ class SliceStack:
     def _part(self, index: int) -> NDArray[Any]:
         if index in self._wide:
             return self._wide[index]
-        part: NDArray[Any] = (self._bits if index in self._unsigned else self._room)[index]
+        room = self._bits if index in self._unsigned else self._room
+        part: NDArray[Any] = room[self._places[index]]
         return part
 
     def _ends_of(self, index: int) -> tuple[int, int]:
@@ -177,6 +190,23 @@ def replace_padding(pixels: NDArray[Any], dataset: Attributes, *, inverted: bool
         else np.where(padding, span.max, pixels).min()
     )
     return np.where(padding, darkest, pixels)
+
+
+def _arrange(room: NDArray[np.int16], places: list[int]) -> None:
+    """Bring each slice from its place to the one of its index, with memory for one more."""
+    spare: NDArray[np.int16] | None = None
+    for start in range(len(places)):
+        if places[start] == start:
+            continue
+        spare = np.empty_like(room[start]) if spare is None else spare
+        np.copyto(spare, room[start])
+        here = start
+        while places[here] != start:
+            there, places[here] = places[here], here
+            np.copyto(room[here], room[there])
+            here = there
+        np.copyto(room[here], spare)
+        places[here] = here
 
 
 def _whole_shifts(slopes: Sequence[float], intercepts: Sequence[float]) -> list[int] | None:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,17 @@ class Block:
         """Bytes from its beginning that may have been written; None as long as nobody has said."""
         self.held = 0
         """Bytes from its beginning that hold memory while the block is free, all zero."""
+
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Say whether an array, contiguous, lies in this block."""
+        return np.may_share_memory(self.bytes, array)
+
+    def keep(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Copy an array to the beginning of the block; return the copy."""
+        self.used = array.nbytes
+        copy = self.bytes[: array.nbytes].reshape(array.shape)
+        np.copyto(copy, array)
+        return copy
 
     def wipe(self) -> None:
         """Overwrite what was written; where that is not known, give all memory back."""

@@ -24,15 +24,19 @@ def read_bundle_study(
     bundle_limits: BundleLimits,
     read_limits: ReadLimits,
     modalities: Collection[str],
+    *,
+    processes: int = 1,
 ) -> tuple[StudyContent, int]:
     """Read a decrypted bundle into checked series.
 
     Args:
-        bundle: The bundle.
-        room: Memory to put pixels into, as long as it lasts.
+        bundle: The bundle; what it held is lost. Uncompressed series stay in its memory, if it can
+            be written.
+        room: Memory to put other pixels into, as long as it lasts.
         bundle_limits: What the bundle may hold.
         read_limits: What its files may ask for.
         modalities: Of series that some model in service takes.
+        processes: Cores to decode compressed frames on.
 
     Returns:
         What was read, and how many bytes of ``room`` were written.
@@ -42,7 +46,7 @@ def read_bundle_study(
     """
     files = read_bundle(bundle.data, bundle_limits)
     memory = _Room(room)
-    content = read_study(files, read_limits, modalities, allocate=memory.array)
+    content = read_study(files, read_limits, modalities, memory.array, bundle, processes=processes)
     return content, memory.used
 
 

@@ -3,6 +3,8 @@
     fetch+decrypt ▶ read (fresh process) ▶ route ▶ plan ▶ segment (Triton) ▶ write (own process)
                   ▶ encrypt+store
 
+    memory:  bundle ▶ pixels of the same files, if uncompressed ▶ DICOM SEG over them
+
 Any number of studies are under way, each in a stage of its own: while the engine has one, the next
 is read and the last one written. Plaintext lives in memory only, and only as long as it is needed.
 """
@@ -95,7 +97,7 @@ class StudyPipeline:
         self._writers = writers
         self._limits = limits
         self._budget = Budget(load.max_bytes)
-        self._reading = Gate(load.cpu_places)
+        self._reading = Gate(load.cpu_places, load.cores)
         self._writing = Gate(load.cpu_places)
         self._blocks = BlockPool(load.kept_bytes)
 
@@ -115,7 +117,7 @@ class StudyPipeline:
                 segmenter.make_way()
         with progress.stage_of("fetch"):
             header = await open_study_header(self._vault, job)
-        async with self._budget.take(2 * header.plaintext_bytes, job.priority):
+        async with self._budget.take(_memory_bytes(header), job.priority):
             with ExitStack() as owned:
                 finished, refusals = await self._segmented(job, header, owned, progress)
                 if not finished:
@@ -127,31 +129,31 @@ class StudyPipeline:
     async def _segmented(
         self, job: Job, header: StudyHeader, owned: ExitStack, progress: Progress
     ) -> tuple[list[_Finished], tuple[SeriesRefusal, ...]]:
-        """Do everything for which the images are in memory; results lie in blocks of ``owned``."""
-        with ExitStack() as images:
-            content, room = await self._read(job, header, images, progress)
-            finished: list[_Finished] = []
-            declined: list[SeriesRefusal] = []
-            for series in content.series:
-                try:
-                    finished.append(await self._segment(job, series, room, owned, progress))
-                except Rejected as error:
-                    declined.append(
-                        SeriesRefusal(series.uid, error.code, error.reason, series.instances)
-                    )
+        """Read and segment; the results lie in blocks of ``owned``, over the images."""
+        content, blocks = await self._read(job, header, owned, progress)
+        finished: list[_Finished] = []
+        declined: list[SeriesRefusal] = []
+        for series in content.series:
+            try:
+                finished.append(await self._segment(job, series, blocks, progress))
+            except Rejected as error:
+                declined.append(
+                    SeriesRefusal(series.uid, error.code, error.reason, series.instances)
+                )
         return finished, (*content.refusals, *declined)
 
     async def _read(
-        self, job: Job, header: StudyHeader, images: ExitStack, progress: Progress
-    ) -> tuple[StudyContent, Block]:
-        """Decrypt and read a study; its pixels lie in a block of ``images``."""
-        with ExitStack() as briefly:
+        self, job: Job, header: StudyHeader, owned: ExitStack, progress: Progress
+    ) -> tuple[StudyContent, list[Block]]:
+        """Decrypt and read a study; its pixels lie in blocks of ``owned``, which come along."""
+        with ExitStack() as for_bundle, ExitStack() as for_pixels:
             with progress.stage_of("fetch"):
-                bundle, plaintext = await self._opened(job, header, briefly)
+                bundle, plaintext = await self._opened(job, header, for_bundle)
             reach(Step.STUDY_OPENED)
             with progress.stage_of("read"):
-                async with self._reading.place(job.priority):
-                    room = images.enter_context(self._blocks.block(_room_bytes(len(plaintext))))
+                async with self._reading.place(job.priority) as cores:
+                    room_bytes = _room_bytes(len(plaintext))
+                    room = for_pixels.enter_context(self._blocks.block(room_bytes))
                     content, room.used = await self._readers.run(
                         (bundle, room),
                         read_bundle_study,
@@ -160,17 +162,23 @@ class StudyPipeline:
                         self._limits.bundle,
                         self._limits.read,
                         self._modalities(),
+                        processes=cores,
                     )
-        return content, room
+            blocks: list[Block] = []
+            for block, lent in ((bundle, for_bundle), (room, for_pixels)):
+                if any(block.holds(series.stored) for series in content.series):
+                    owned.enter_context(lent.pop_all())
+                    blocks.append(block)
+        return content, blocks
 
     async def _opened(
-        self, job: Job, header: StudyHeader, briefly: ExitStack
+        self, job: Job, header: StudyHeader, lent: ExitStack
     ) -> tuple[Block, NDArray[np.uint8]]:
         """Decrypt a study into a block, once its length is known to be allowed."""
         taken: list[Block] = []
 
         def allocate(length: int) -> memoryview:
-            taken.append(briefly.enter_context(self._blocks.block(length)))
+            taken.append(lent.enter_context(self._blocks.block(length)))
             return taken[0].bytes.data[:length]
 
         await open_study(
@@ -215,16 +223,16 @@ class StudyPipeline:
         return frozenset(modality for spec in specs for modality in spec.route.modalities)
 
     async def _segment(
-        self, job: Job, series: Series, room: Block, owned: ExitStack, progress: Progress
+        self, job: Job, series: Series, blocks: Sequence[Block], progress: Progress
     ) -> _Finished:
-        """Segment one series, which lies in ``room``; its DICOM SEG goes into an own block."""
+        """Segment one series, which lies in one of the blocks; its DICOM SEG goes over it."""
         specs = [segmenter.spec for segmenter in self._segmenters.values()]
         spec = route(series, specs, job.model)
         segmenter = self._segmenters[spec.name]
         with progress.stage_of("segment"):
             identity = await segmenter.identity()
             plan = await self._plan(segmenter.spec, series)
-            canvas = await segmenter.segment(
+            masks = await segmenter.segment(
                 plan,
                 series.stored,
                 priority=job.priority,
@@ -238,20 +246,12 @@ class StudyPipeline:
                 model_sha256=identity.network_sha256,
                 created_at=job.created_at,
             )
-            block = owned.enter_context(self._blocks.block(series.stored.nbytes))
-            async with self._writing.place(job.priority):
-                written = await self._writers.run(
-                    (room, block),
-                    write_series,
-                    series,
-                    plan,
-                    canvas,
-                    spec,
-                    provenance,
-                    room=block.bytes,
-                )
-            length = len(written.segmentation)
-            block.used = length if length <= block.capacity else 0
+            with self._blocks.block(masks.nbytes) as lent:
+                masks = await asyncio.to_thread(lent.keep, masks)
+                async with self._writing.place(job.priority):
+                    written = await self._writers.run(
+                        (*blocks, lent), write_series, series, plan, masks, spec, provenance
+                    )
         return _Finished(written.segmentation.data, written.result, provenance)
 
     async def _plan(self, spec: ModelSpec, series: Series) -> SeriesPlan:
@@ -273,8 +273,19 @@ class StudyPipeline:
         return JobResult(stored, kept)
 
 
+def _memory_bytes(header: StudyHeader) -> int:
+    """About what a study takes that is not compressed: its pixels once, masks a few times.
+
+    As much again as came also lets series lie in a second block whose files are not in a row.
+    """
+    return 2 * header.plaintext_bytes
+
+
 def _room_bytes(bundle_bytes: int) -> int:
-    """Room for the pixels of most studies, compressed ones too; what does not fit travels."""
+    """Room for the pixels of most studies that cannot stay where they came, compressed ones too.
+
+    What is not touched costs nothing; what does not fit travels.
+    """
     return max(bundle_bytes, min(_MOST_EXPANSION * bundle_bytes, _SMALL_ROOM_BYTES))
 
 

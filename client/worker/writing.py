@@ -16,10 +16,10 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from client.dicom.measure import measure
 from client.dicom.provenance import Provenance, result_uid
 from client.dicom.report import SeriesResult, series_result
-from client.dicom.seg import build_segmentation
+from client.dicom.seg import place_segmentation
 from client.dicom.series import Series
 from client.dicom.tally import take_tally
-from preprocess.cleanup import native_mask
+from preprocess.cleanup import folded_mask
 from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
 
@@ -56,29 +56,20 @@ def write_series(
     canvas: NDArray[np.uint8],
     spec: ModelSpec,
     provenance: Provenance,
-    *,
-    room: NDArray[np.uint8],
 ) -> WrittenSeries:
     """Bring the masks of one series home; make its DICOM SEG and its measurements.
 
     Args:
-        series: The source.
+        series: The source; its stored values are lost: the DICOM SEG goes over them, if it fits.
         plan: By which the network saw it.
         canvas: The network's masks, uint8 [slices, canvas rows, canvas columns].
         spec: The model that made them.
         provenance: What else made them.
-        room: Memory to put the DICOM SEG into, if it fits.
     """
-    mask = native_mask(plan, canvas, series.spacing_mm, spec)
+    mask = folded_mask(plan, canvas, series.spacing_mm, spec)
     tally = take_tally(series.stored, mask, len(spec.segments) + 1)
     uid = result_uid(series, spec, provenance, "segmentation")
-    segmentation = np.frombuffer(
-        build_segmentation(series, mask, spec, provenance, tally), np.uint8
-    )
-    if len(segmentation) <= len(room):
-        room[: len(segmentation)] = segmentation
-        segmentation = room[: len(segmentation)]
-    return WrittenSeries(
-        segmentation=segmentation,
-        result=series_result(series, spec, uid, measure(series, mask, spec, tally)),
-    )
+    result = series_result(series, spec, uid, measure(series, mask, spec, tally))
+    room = series.stored.reshape(-1).view(np.uint8)
+    segmentation = place_segmentation(series, mask, spec, provenance, tally, room=room)
+    return WrittenSeries(segmentation, result)

@@ -46,7 +46,7 @@ def read_isolated(files: Iterable[bytes]) -> Counter[str]:
 
 
 async def _answer(isolation: Isolation, content: bytes) -> str:
-    bundle = np.frombuffer(b"".join(study_bundle([content]).chunks()), np.uint8)
+    bundle = np.frombuffer(bytearray(b"".join(study_bundle([content]).chunks())), np.uint8)
     try:
         study, _ = await isolation.run(
             (), read_bundle_study, bundle, NO_ROOM, BundleLimits(), ReadLimits(), _MODALITIES

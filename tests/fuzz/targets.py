@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from client.crypto.binding import study_binding
@@ -40,12 +41,15 @@ _UPLOAD = "11111111-2222-4333-8444-555555555555"
 
 
 def read_dicom(data: bytes) -> str:
-    """Read one file as a study; the code of its refusal, or ``ACCEPTED``."""
+    """Read one file as a study, as the worker does; the code of its refusal, or ``ACCEPTED``."""
+    memory = np.frombuffer(bytearray(data), np.uint8)
     try:
-        content = read_study([("1.dcm", data)], ReadLimits())
+        content = read_study([("1.dcm", memory.data)], ReadLimits(), memory=memory)
     except Rejected as refusal:
         return refusal.code
     for series in content.series:
+        (copied,) = read_study([("1.dcm", data)], ReadLimits()).series
+        assert np.array_equal(series.stored, copied.stored)
         assert series.stored.shape[1:] == (series.geometry.rows, series.geometry.columns)
         return ACCEPTED
     (found,) = content.refusals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from client.worker.blocks import BlockPool
@@ -40,6 +41,19 @@ def test_a_block_that_nobody_accounted_for_holds_no_memory() -> None:
         block.bytes[:] = 1
     assert os.fstat(block.fd).st_blocks == 0
     assert not block.bytes.any()
+
+
+def test_a_block_keeps_a_copy_and_knows_what_lies_in_it() -> None:
+    pool = BlockPool(keep_bytes=64 * MIB)
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    with pool.block(MIB) as block, pool.block(MIB) as other:
+        copy = block.keep(array)
+        np.testing.assert_array_equal(copy, array)
+        assert block.used == array.nbytes
+        assert block.holds(copy[1:])
+        assert block.holds(block.bytes[MIB - 2 : MIB].view(np.int16))
+        assert not block.holds(array)
+        assert not other.holds(copy)
 
 
 def test_closing_gives_everything_back() -> None:
