@@ -25,6 +25,7 @@ from client.errors import RefusalCode, Rejected
 from client.jobs import Priority
 from client.triton.backlog import Backlog
 from client.triton.carrier import Carrier
+from client.triton.merging import Merger
 from client.triton.slots import Slots
 from client.triton.statuses import RETRIED, status_of, translate
 from preprocess.errors import PlanError
@@ -121,7 +122,7 @@ class TritonModelSettings:
     Attributes:
         url: host:port of Triton's gRPC service.
         slices_in_flight: Most slices that Triton ever holds at a time, unless ``Slots`` are shared.
-        slices_per_request: Slices sent together.
+        slices_per_request: Most slices sent together.
         request_timeout_s: Deadline of one request.
         retry_for_s: How long a request is tried again while the server is away.
         worker_key: Opens the server's shared memory and statistics, and is why they are tried at
@@ -177,6 +178,8 @@ class TritonModel:
         self._service: Any = services.GRPCInferenceServiceStub(channel)
         self._carrier = Carrier(channel, self._spec, self._settings.worker_key)
         self._owned.push_async_callback(self._carrier.close)
+        self._merger = Merger(self._carrier.infer, self._most_together)
+        self._owned.push_async_callback(self._merger.close)
         if key := self._settings.worker_key:
             step = self._settings.slices_per_request
             backlog = Backlog(channel, self._spec, self._slots, step, worker_key=key)
@@ -211,7 +214,7 @@ class TritonModel:
             for start in todo:
                 part = slices[start : start + step]
                 async with line.place(len(part)):
-                    await self._infer(plan, part, masks[start : start + step])
+                    await self._infer(plan, part, masks[start : start + step], priority)
                 done += len(part)
                 if progress is not None:
                     progress(done)
@@ -249,14 +252,24 @@ class TritonModel:
             self._hashes[version] = await asyncio.to_thread(_sha256, path)
         return self._hashes[version]
 
+    def _most_together(self) -> int:
+        """Slices of a request: half of what is with the server, so that it never waits for us."""
+        return max(1, min(self._settings.slices_per_request, self._slots.taken // 2))
+
     async def _infer(
-        self, plan: SeriesPlan, part: NDArray[np.int16], masks: NDArray[np.uint8]
+        self,
+        plan: SeriesPlan,
+        part: NDArray[np.int16],
+        masks: NDArray[np.uint8],
+        priority: Priority,
     ) -> None:
         try:
             inputs = plan.batch(part)
         except PlanError as error:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
-        await self._call(lambda timeout_s: self._carrier.infer(inputs, masks, timeout_s))
+        # STAT slices wait for nobody.
+        way = self._carrier if priority is Priority.STAT else self._merger
+        await self._call(lambda timeout_s: way.infer(inputs, masks, timeout_s))
 
     async def _ask(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:
         return await self._call(lambda timeout_s: method(request, timeout=timeout_s))
