@@ -21,12 +21,20 @@ from client.triton.server import worker_headers
 from client.triton.slots import Slots
 from preprocess.spec import ModelSpec
 
-__all__ = ("Backlog", "Reading", "allowed_slices", "next_target", "waiting_slices")
+__all__ = (
+    "Backlog",
+    "Reading",
+    "allowed_slices",
+    "next_target",
+    "request_slices",
+    "waiting_slices",
+)
 
 INTERVAL_S = 1.0
 _TIMEOUT_S = 5.0
 LEAST_REQUESTS = 2
 MOST_WAIT_S = 0.1
+REQUEST_S = 0.07
 _DECREASE = 0.75
 
 
@@ -57,6 +65,16 @@ def waiting_slices(before: Reading, after: Reading, elapsed_s: float) -> float |
     return waiting * (after.slices - before.slices) / requests
 
 
+def request_slices(slices_per_s: float, most: int) -> int:
+    """Slices of a request: few where the server is slow, for two requests are always with it.
+
+    Args:
+        slices_per_s: What the server does.
+        most: Slices of a request at most.
+    """
+    return max(1, min(most, int(slices_per_s * REQUEST_S)))
+
+
 def allowed_slices(slices_per_s: float, step: int) -> float:
     """Slices that may wait in a server: what it does in a tenth of a second, at least a request.
 
@@ -85,13 +103,13 @@ def next_target(target: int, waiting: float, allowed: float, step: int) -> int:
 
 
 class Backlog:
-    """Keeps the target of ``Slots`` where a server's queue wants it.
+    """Keeps the target of ``Slots`` where a server's queue wants it, and requests short.
 
     Args:
         channel: To the server.
         spec: The model whose queues are watched.
         slots: Whose target is set.
-        step: Slices of a request.
+        most: Slices of a request at most.
         worker_key: Opens the server's statistics.
     """
 
@@ -100,14 +118,16 @@ class Backlog:
         channel: grpc.aio.Channel,
         spec: ModelSpec,
         slots: Slots,
-        step: int,
+        most: int,
         *,
         worker_key: str,
     ) -> None:
         self._service: Any = services.GRPCInferenceServiceStub(channel)
         self._names = (f"{spec.name}_prep", f"{spec.name}_net")
         self._slots = slots
-        self._step = step
+        self._most = most
+        self.step = most
+        """Slices of a request; changes while somebody waits for a place."""
         self._metadata = tuple(worker_headers(worker_key).items())
 
     async def run(self) -> None:
@@ -133,9 +153,11 @@ class Backlog:
         if None in each:
             return
         rate = (after[-1].slices - before[-1].slices) / elapsed_s
-        allowed = allowed_slices(rate, self._step)
+        if self._slots.waiting:
+            self.step = request_slices(rate, self._most)
+        allowed = allowed_slices(rate, self.step)
         waiting = sum(one or 0.0 for one in each)
-        target = next_target(self._slots.target, waiting, allowed, self._step)
+        target = next_target(self._slots.target, waiting, allowed, self.step)
         if target < self._slots.target or self._slots.waiting:
             self._slots.target = target
 

@@ -160,6 +160,7 @@ class TritonModel:
         self._repository = repository
         self._slots = slots or Slots(settings.slices_in_flight)
         self._hashes: dict[str, str] = {}
+        self._backlog: Backlog | None = None
         self._owned = contextlib.AsyncExitStack()
 
     @property
@@ -181,9 +182,9 @@ class TritonModel:
         self._merger = Merger(self._carrier.infer, self._most_together)
         self._owned.push_async_callback(self._merger.close)
         if key := self._settings.worker_key:
-            step = self._settings.slices_per_request
-            backlog = Backlog(channel, self._spec, self._slots, step, worker_key=key)
-            self._owned.push_async_callback(_end, asyncio.create_task(backlog.run()))
+            most = self._settings.slices_per_request
+            self._backlog = Backlog(channel, self._spec, self._slots, most, worker_key=key)
+            self._owned.push_async_callback(_end, asyncio.create_task(self._backlog.run()))
         return self
 
     async def __aexit__(
@@ -204,7 +205,7 @@ class TritonModel:
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.empty((len(slices), *self._spec.geometry.size), dtype=np.uint8)
-        step = self._settings.slices_per_request
+        step = self._step
         starts = range(0, len(slices), step)
         todo, line = iter(starts), self._slots.line(priority)
         done = 0
@@ -254,7 +255,12 @@ class TritonModel:
 
     def _most_together(self) -> int:
         """Slices of a request: half of what is with the server, so that it never waits for us."""
-        return max(1, min(self._settings.slices_per_request, self._slots.taken // 2))
+        return max(1, min(self._step, self._slots.taken // 2))
+
+    @property
+    def _step(self) -> int:
+        """Slices of a request."""
+        return self._backlog.step if self._backlog else self._settings.slices_per_request
 
     async def _infer(
         self,

@@ -26,7 +26,7 @@ from client.dicom.provenance import Provenance
 from client.dicom.report import SeriesResult, write_report
 from client.dicom.routing import route
 from client.dicom.series import Series, SeriesRefusal, StudyContent
-from client.errors import RefusalCode, Rejected
+from client.errors import RefusalCode, Rejected, Transient
 from client.faultpoints import Step, reach
 from client.ingest.bundle import result_bundle
 from client.jobs import Job, Priority
@@ -34,7 +34,7 @@ from client.ledger.records import JobResult, ServedModel
 from client.limits import StudyLimits
 from client.objectstore.objects import ObjectStore, result_key
 from client.proto.ingest_pb2 import StudyHeader
-from client.triton.inference import Segmenter
+from client.triton.inference import ModelIdentity, Segmenter
 from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
 from client.vault.vault import Vault
 from client.version import SOFTWARE_VERSION
@@ -51,6 +51,7 @@ from preprocess.spec import ModelSpec
 __all__ = ("StudyPipeline",)
 
 _MOST_EXPANSION = 16
+_MOST_VERSIONS = 3
 _SMALL_ROOM_BYTES = 256 << 20
 
 
@@ -230,14 +231,8 @@ class StudyPipeline:
         spec = route(series, specs, job.model)
         segmenter = self._segmenters[spec.name]
         with progress.stage_of("segment"):
-            identity = await segmenter.identity()
             plan = await self._plan(segmenter.spec, series)
-            masks = await segmenter.segment(
-                plan,
-                series.stored,
-                priority=job.priority,
-                progress=lambda done: progress.advance(done / len(series.stored)),
-            )
+            identity, masks = await _by_one_version(segmenter, plan, series, job, progress)
         with progress.stage_of("write"):
             provenance = Provenance(
                 job_id=job.id,
@@ -271,6 +266,26 @@ class StudyPipeline:
         stored = await self._store.put(result_key(job.id, job.attempt), in_thread(sealed.chunks))
         reach(Step.RESULT_STORED)
         return JobResult(stored, kept)
+
+
+async def _by_one_version(
+    segmenter: Segmenter, plan: SeriesPlan, series: Series, job: Job, progress: Progress
+) -> tuple[ModelIdentity, NDArray[np.uint8]]:
+    """Segment a series again if another version of the model came into service meanwhile."""
+    identity = await segmenter.identity()
+    for _ in range(_MOST_VERSIONS):
+        masks = await segmenter.segment(
+            plan,
+            series.stored,
+            priority=job.priority,
+            progress=lambda done: progress.advance(done / len(series.stored)),
+        )
+        before, identity = identity, await segmenter.identity()
+        if identity == before:
+            return identity, masks
+    raise Transient(
+        f"{identity.name} was exchanged {_MOST_VERSIONS} times while one series was segmented."
+    )
 
 
 def _memory_bytes(header: StudyHeader) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from client.crypto.keyring import Keyring
 from client.crypto.kms import LocalKeyManager
@@ -25,6 +26,7 @@ from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.objectstore.objects import ObjectStore, study_key
 from client.objectstore.stores import open_store
 from client.triton.fake import FakeSegmenter
+from client.triton.inference import ModelIdentity
 from client.vault.headers import (
     open_result_header,
     open_study_header,
@@ -36,6 +38,7 @@ from client.worker.isolation import Assistants, Isolation
 from client.worker.load import LoadSettings
 from client.worker.progress import Progress
 from client.worker.study import StudyPipeline
+from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files
 
@@ -262,3 +265,44 @@ async def test_after_a_rotation_the_study_opens_with_the_new_key_alone(bench: Be
         await bench.process(replace(job, key_id=new.key_id, rewrapped_dek=sealed))
     )
     assert "segmentation-001.dcm" in outputs
+
+
+class ExchangedSegmenter(FakeSegmenter):
+    """One whose model is exchanged while series are segmented: each class says by which version."""
+
+    def __init__(self, spec: ModelSpec, exchanges: int) -> None:
+        super().__init__(spec, lambda image: np.full(image.shape, self.version, np.uint8))
+        self.version = 1
+        self._exchanges = exchanges
+
+    async def segment(self, plan: SeriesPlan, slices: NDArray[np.int16], **how: Any) -> Any:
+        """Another version comes after the first slice."""
+        first = await super().segment(plan, slices[:1], **how)
+        if self._exchanges:
+            self._exchanges -= 1
+            self.version += 1
+        rest = await super().segment(plan, slices[1:], **how)
+        return np.concatenate([first, rest])
+
+    async def identity(self) -> ModelIdentity:
+        own = str(self.version)
+        return replace(await super().identity(), version=own, network_sha256=own)
+
+
+async def test_no_result_is_of_two_versions(bench: Bench, brain_mr: ModelSpec) -> None:
+    bench.pipeline._segmenters = {brain_mr.name: ExchangedSegmenter(brain_mr, exchanges=1)}
+    files = await bench.open(await bench.process(await bench.job(bench.seal(head("axial")))))
+    report = json.loads(files["measurements.json"])
+    (series,) = report["series"]
+    found = {one["label"] for one in series["structures"] if one["voxels"]}
+    assert report["engine"]["model_sha256"] == "2"
+    assert found == {brain_mr.segments[1].label}
+
+
+async def test_a_model_that_is_exchanged_again_and_again_is_waited_for(
+    bench: Bench, brain_mr: ModelSpec
+) -> None:
+    bench.pipeline._segmenters = {brain_mr.name: ExchangedSegmenter(brain_mr, exchanges=9)}
+    job = await bench.job(bench.seal(head("axial")))
+    with pytest.raises(Transient, match="brain_mr was exchanged 3 times while one series"):
+        await bench.process(job)

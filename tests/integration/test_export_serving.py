@@ -207,7 +207,8 @@ async def test_a_published_version_takes_over_while_the_first_one_serves(
     old, new = (expected(spec, staged / f"{seed}.onnx", plan, stored)["mask"] for seed in (1, 2))
     settings = TritonSettings(repository)
     async with EmbeddedTriton(settings, tmp_path / "triton.log") as server:
-        asked = TritonModelSettings(server.url, retry_for_s=0)
+        # One request each: what one call sends in several may meet both versions.
+        asked = TritonModelSettings(server.url, retry_for_s=0, slices_per_request=len(stored))
         headers = admin_headers(server.settings.admin_key)
         client = connect(server.url)
         answers: list[NDArray[np.uint8]] = []

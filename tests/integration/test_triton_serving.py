@@ -90,10 +90,10 @@ async def test_a_batch_gives_what_its_slices_give_alone(client: Any, brain_mr: M
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-async def test_studies_of_different_shapes_share_batches_and_change_nothing(
+async def test_studies_of_different_shapes_side_by_side_change_nothing(
     client: Any, triton_server: EmbeddedTriton, brain_mr: ModelSpec
 ) -> None:
-    """Six series at once, slice by slice; the server's own count proves batches of several."""
+    """Six series at once, slice by slice; the network's step takes each by itself."""
     studies = [
         make_series(brain_mr, seed, (6, 90 + 13 * seed, 140 - 9 * seed)) for seed in range(6)
     ]
@@ -112,7 +112,7 @@ async def test_studies_of_different_shapes_share_batches_and_change_nothing(
     for step in ("brain_mr_prep", "brain_mr_net"):
         slices_done, runs = (after[step][i] - before[step][i] for i in range(2))
         assert slices_done == 36
-        assert runs < slices_done
+        assert runs == slices_done if step == "brain_mr_net" else runs <= slices_done
 
 
 async def count(client: Any, server: EmbeddedTriton) -> dict[str, tuple[int, int]]:

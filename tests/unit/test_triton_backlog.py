@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.triton.backlog import Reading, allowed_slices, next_target, waiting_slices
+from client.triton.backlog import (
+    Reading,
+    allowed_slices,
+    next_target,
+    request_slices,
+    waiting_slices,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +41,13 @@ def test_so_many_wait_and_no_more(target: int, waiting: float, expected: int) ->
 )
 def test_a_tenth_of_a_second_may_wait(slices_per_s: float, expected: float) -> None:
     assert allowed_slices(slices_per_s, STEP) == expected
+
+
+@pytest.mark.parametrize(
+    ("slices_per_s", "expected"), [(0, 1), (10, 1), (31, 2), (60, 4), (5000, 4)]
+)
+def test_a_slow_server_gets_short_requests(slices_per_s: float, expected: int) -> None:
+    assert request_slices(slices_per_s, STEP) == expected
 
 
 @given(
