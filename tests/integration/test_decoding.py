@@ -187,7 +187,7 @@ def _healthy(syntax: str, multi: bool) -> list[bytes]:
     syntax=st.sampled_from([JPEG2000Lossless, JPEGLSLossless]),
     multi=st.booleans(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_damaged_series_end_the_same(
     damage: list[tuple[int, float, int]], syntax: str, multi: bool
 ) -> None:
