@@ -205,22 +205,26 @@ class TritonModel:
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.empty((len(slices), *self._spec.geometry.size), dtype=np.uint8)
-        step = self._step
-        starts = range(0, len(slices), step)
-        todo, line = iter(starts), self._slots.line(priority)
-        done = 0
+        line = self._slots.line(priority)
+        sent = done = 0
 
         async def work() -> None:
-            nonlocal done
-            for start in todo:
-                part = slices[start : start + step]
-                async with line.place(len(part)):
-                    await self._infer(plan, part, masks[start : start + step], priority)
-                done += len(part)
+            nonlocal sent, done
+            while sent < len(slices):
+                asked = min(self._step, len(slices) - sent)
+                async with line.place(asked):
+                    # Cut off only now: whoever came first took from the same rest.
+                    part = slice(sent, min(sent + asked, len(slices)))
+                    if part.start == part.stop:
+                        return
+                    sent = part.stop
+                    await self._infer(plan, slices[part], masks[part], priority)
+                done += part.stop - part.start
                 if progress is not None:
                     progress(done)
 
-        await _together([work() for _ in range(min(self._slots.most, len(starts)))])
+        requests = -(-min(self._slots.most, len(slices)) // self._step)
+        await _together([work() for _ in range(max(1, requests))])
         return masks
 
     def make_way(self) -> None:
