@@ -11,17 +11,15 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 import psutil
 
-from client.errors import Transient
 from loadtest.families import owner_of
+from loadtest.follower import Follower
 
 __all__ = ("ALL", "MemoryWatcher", "pss_mib", "serve")
 
@@ -32,39 +30,17 @@ INTERVAL_S = 0.75
 """A sample of twenty processes costs about 20 ms of CPU time."""
 
 
-class MemoryWatcher:
+class MemoryWatcher(Follower):
     """Samples while something runs; a context manager that owns the sampling process."""
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[str] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Process id of the sampler; 0 outside the context."""
-        return self._child.pid if self._child else 0
+        super().__init__("loadtest.memory")
 
     def __enter__(self) -> Self:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.memory"],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+        super().__enter__()
         self.begin({"this": os.getpid()})
         self.end()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._child is not None:
-            self._child.communicate()
-        self._child = None
 
     def begin(
         self,
@@ -79,8 +55,7 @@ class MemoryWatcher:
             apart: Processes that do not count, nor do their descendants, whoever started them.
             interval_s: Seconds between two samples.
         """
-        message = {"named": dict(named), "apart": [*apart], "interval_s": interval_s}
-        self._say(message)
+        self.say({"named": dict(named), "apart": [*apart], "interval_s": interval_s})
 
     def end(self) -> dict[str, float]:
         """Takes the last sample; the peak MiB by name, and ``ALL``: the peak of the sum.
@@ -88,27 +63,9 @@ class MemoryWatcher:
         Raises:
             Transient: The sampler died.
         """
-        self._say({})
-        _, answers = self._pipes()
-        line = answers.readline()
-        if not line:
-            raise Transient("The process that samples memory ended.")
-        peaks: dict[str, float] = json.loads(line)
+        self.say({})
+        peaks: dict[str, float] = json.loads(self.hear())
         return peaks
-
-    def _say(self, message: Mapping[str, object]) -> None:
-        orders, _ = self._pipes()
-        try:
-            orders.write(json.dumps(message) + "\n")
-            orders.flush()
-        except BrokenPipeError as error:
-            raise Transient("The process that samples memory ended.") from error
-
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        child = self._child
-        if child is None or child.stdin is None or child.stdout is None:
-            raise RuntimeError("expected to be inside the context")
-        return child.stdin, child.stdout
 
 
 def pss_mib(named: Mapping[str, int], apart: Collection[int] = ()) -> dict[str, float]:

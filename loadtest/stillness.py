@@ -13,17 +13,14 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import psutil
 
-from client.errors import Transient
+from loadtest.follower import Follower
 
 __all__ = ("Stillness", "serve")
 
@@ -31,7 +28,7 @@ SETTLE_S = 0.5
 """Families that go on find every timer expired; so long they get to put that in order."""
 
 
-class Stillness:
+class Stillness(Follower):
     """Decides which families run; a context manager, at whose end all of them do.
 
     Args:
@@ -40,32 +37,10 @@ class Stillness:
     """
 
     def __init__(self, spared: Collection[int] = (), settle_s: float = SETTLE_S) -> None:
+        super().__init__("loadtest.stillness")
         self._spared = frozenset(spared)
         self._settle_s = settle_s
-        self._child: subprocess.Popen[str] | None = None
         self._still: frozenset[int] = frozenset()
-
-    def __enter__(self) -> Self:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.stillness"],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            start_new_session=True,
-        )
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._child is not None:
-            self._child.communicate()
-        self._child, self._still = None, frozenset()
 
     def only(self, wanted: Collection[int]) -> None:
         """Lets the families of some processes run, and no other.
@@ -76,29 +51,16 @@ class Stillness:
         Raises:
             Transient: The process that does it died.
         """
-        orders, answers = self._pipes()
         still: set[int] = set()
         for family in _families():
-            if family.isdisjoint({*wanted, *self._spared, self._pid}):
+            if family.isdisjoint({*wanted, *self._spared, self.pid}):
                 still |= family
         wake = self._still - still
-        with contextlib.suppress(BrokenPipeError):
-            orders.write(json.dumps({"wake": [*wake], "stop": [*still - self._still]}) + "\n")
-        if not answers.readline():
-            raise Transient("The process that stops and wakes others ended.")
+        self.say({"wake": [*wake], "stop": [*still - self._still]})
+        self.hear()
         self._still = frozenset(still)
         if wake:
             time.sleep(self._settle_s)
-
-    @property
-    def _pid(self) -> int:
-        return self._child.pid if self._child else 0
-
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        child = self._child
-        if child is None or child.stdin is None or child.stdout is None:
-            raise RuntimeError("expected to be inside the context")
-        return child.stdin, child.stdout
 
 
 def _families() -> Iterator[frozenset[int]]:

@@ -24,17 +24,7 @@ def native_mask(
     spacing_mm: tuple[float, float, float],
     spec: ModelSpec,
 ) -> NDArray[np.uint8]:
-    """The mask of a series as it goes into results: ``folded_mask``, every voxel by itself.
-
-    Args:
-        plan: The plan of the series.
-        canvas: The network's masks of all its slices [slices, canvas rows, canvas columns].
-        spacing_mm: Distances between slices, rows and columns on the native grid.
-        spec: The model.
-
-    Returns:
-        Classes [slices, rows, columns] on the native grid.
-    """
+    """As ``folded_mask``, every voxel by itself: classes [slices, rows, columns]."""
     return folded_mask(plan, canvas, spacing_mm, spec).unfolded()
 
 
