@@ -70,7 +70,7 @@ class Network:
             self._free.put(streams.create_infer_request())
         self._under_way = 0
         self._lock = Lock()
-        self._started: SimpleQueue[_Slice | None] = SimpleQueue()
+        self._started: SimpleQueue[tuple[_Slice, ServingError | None] | None] = SimpleQueue()
         self._finisher = Thread(target=self._finish_all, daemon=True)
         self._finisher.start()
 
@@ -100,8 +100,7 @@ class Network:
             places = {name: answer[index] for name, answer in answers.items()}
             last = index == len(images) - 1
             one = _Slice(request, image, places, future, answers if last else None)
-            request.start_async({0: image[None]}, share_inputs=True)
-            self._started.put(one)
+            self._started.put((one, _begin(one)))
         return future
 
     def close(self) -> None:
@@ -111,8 +110,9 @@ class Network:
 
     def _finish_all(self) -> None:
         """Waits for slices in the order in which they were started."""
-        while (one := self._started.get()) is not None:
-            failure = _finish(one)
+        while (entry := self._started.get()) is not None:
+            one, failure = entry
+            failure = failure or _finish(one)
             with self._lock:
                 self._under_way -= 1
             if one.request is not self._single:
@@ -142,6 +142,15 @@ class _Slice:
     answers: Answers | None
 
 
+def _begin(one: _Slice) -> ServingError | None:
+    """Hands a slice to OpenVINO; what went wrong, if something did."""
+    try:
+        one.request.start_async({0: one.image[None]}, share_inputs=True)
+    except RuntimeError as error:
+        return _failure(error)
+    return None
+
+
 def _finish(one: _Slice) -> ServingError | None:
     """Waits for a slice and keeps its outputs; what went wrong, if something did."""
     try:
@@ -149,8 +158,12 @@ def _finish(one: _Slice) -> ServingError | None:
         for name, place in one.places.items():
             place[...] = one.request.get_tensor(name).data[0]
     except RuntimeError as error:
-        return ServingError(f"OpenVINO failed: {str(error).strip()}")
+        return _failure(error)
     return None
+
+
+def _failure(error: RuntimeError) -> ServingError:
+    return ServingError(f"OpenVINO failed: {str(error).strip()}")
 
 
 def _require_precision(core: ov.Core, served: ServedNetwork) -> None:

@@ -141,8 +141,9 @@ def test_what_is_under_way_is_answered_before_the_network_is_closed(
     assert all(one.done() for one in started)
 
 
+@pytest.mark.parametrize("step", ["start_async", "wait"])
 def test_a_slice_that_openvino_fails_is_a_failure_of_its_call_alone(
-    onnx_file: Path, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    onnx_file: Path, images: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     network = Network(served(onnx_file), ["mask"])
     expected = network.start([*images]).result()["mask"]
@@ -154,13 +155,13 @@ def test_a_slice_that_openvino_fails_is_a_failure_of_its_call_alone(
             self._request = request
             self._failures = [RuntimeError("out of memory")]
 
-        def wait(self) -> None:
-            self._request.wait()
-            if self._failures:
-                raise self._failures.pop()
+        def _fail(self, *_: object, **__: object) -> None:
+            if step == "wait":
+                self._request.wait()
+            raise self._failures.pop()
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._request, name)
+            return self._fail if name == step and self._failures else getattr(self._request, name)
 
     monkeypatch.setattr(network, "_single", FailsOnce(network._single))
     with pytest.raises(ServingError, match="OpenVINO failed: out of memory"):
