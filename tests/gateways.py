@@ -32,9 +32,11 @@ from client.vault.headers import open_rewrapped, open_study_header, seal_result_
 from client.vault.vault import Vault
 from tests.ledgers import served
 
-__all__ = ("TENANT", "GatewayUnderTest", "access_settings", "running_gateway")
+__all__ = ("LEASE_S", "TENANT", "GatewayUnderTest", "access_settings", "running_gateway")
 
 TENANT = "radiology"
+LEASE_S = 10
+"""How long ``work_once`` owns a job between two signs of life."""
 _MAX_BYTES = 1 << 28
 
 
@@ -81,7 +83,7 @@ class GatewayUnderTest:
         entry = await self.queue.take(5)
         assert entry is not None
         await self.ledger.serve("test", self.models)
-        job = await self.ledger.claim(entry.job_id, "test", 30)
+        job = await self.ledger.claim(entry.job_id, "test", LEASE_S)
         header = await open_study_header(self.vault, job)
         keyring = Keyring(self.keys.worker_keys)
         study = await open_study(
@@ -92,7 +94,7 @@ class GatewayUnderTest:
             rewrapped=await open_rewrapped(self.vault, job),
         )
         files = [bytes(content) for _, content in read_bundle(study, BundleLimits())]
-        await self.ledger.heartbeat(job, "infer", 0.5, 30)
+        await self.ledger.heartbeat(job, "infer", 0.5, LEASE_S)
         bundle = result_bundle(results)
         sealed = seal_result(header, job.id, bundle.chunks(), Digest.of(bundle.chunks()))
 

@@ -67,9 +67,12 @@ async def run_worker(
             Vault(settings.vault_url, open_key_manager(settings.kek, keys.kek))
         )
         limits = (settings.read_timeout_s, settings.read_memory_mib * _MIB)
+        load = LoadSettings(max_bytes=settings.memory_mib * _MIB)
         writers = Assistants(*limits)
         owned.callback(writers.close)
-        await writers.run((), prepare_writing)
+        # One for every routine study that may be written, and one for which STAT need not wait.
+        ready_writers = load.cpu_places + 1
+        await asyncio.gather(*(writers.run((), prepare_writing) for _ in range(ready_writers)))
         pipeline = StudyPipeline(
             store,
             vault,
@@ -78,7 +81,7 @@ async def run_worker(
             readers=Isolation(*limits),
             writers=writers,
             limits=_limits(settings),
-            load=LoadSettings(max_bytes=settings.memory_mib * _MIB),
+            load=load,
         )
         loop = WorkerLoop(
             WorkerSettings(owner, settings.studies_in_flight, settings.lease_s),
