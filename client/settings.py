@@ -1,4 +1,7 @@
-"""The settings of every process, read once from the environment; no other module reads it."""
+"""The settings of every process, read once from the environment; no other module reads it.
+
+variables, or files in the folders of HOUNSFIELD_SECRETS ─▶ Settings, strictly parsed
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,28 @@ from typing import Any
 import platformdirs
 
 from client.errors import ConfigurationError
+from client.secretfiles import CLOUD_PREFIXES, SECRETS, read_secrets
 
 __all__ = ("PREFIX", "Settings", "load_settings", "setting_table")
 
 PREFIX = "HOUNSFIELD_"
-_CHOICES = {"profile": ("cpu", "gpu"), "tokens": ("optional", "required")}
+_CHOICES = {
+    "profile": ("cpu", "gpu"),
+    "tokens": ("optional", "required"),
+    "log_format": ("text", "json"),
+}
+_SECRETS_HELP = (
+    "Folders, separated by ':', each file of which is named as one of these variables and holds "
+    "its value; names with a dot first and subfolders are passed over. Credentials of object "
+    "stores and key services (AWS_…, AZURE_…, GOOGLE_…, VAULT_…, SSL_CERT_…) may lie there too."
+)
 
 
-def _setting(default: Any, help_text: str, *, minimum: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "minimum": minimum})
+def _setting(
+    default: Any, help_text: str, *, minimum: float | None = None, maximum: float | None = None
+) -> Any:
+    limits = {"minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata={"help": help_text, **limits})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +90,11 @@ class Settings:
     lease_s: float = _setting(
         30.0, "Seconds without a heartbeat after which a job is taken over.", minimum=1
     )
+    drain_s: float = _setting(
+        10.0,
+        "Seconds that a worker's studies may take after SIGTERM before they are given back.",
+        minimum=0,
+    )
     max_attempts: int = _setting(
         10, "Tries before a job is dead and waits for a person.", minimum=1
     )
@@ -118,6 +139,31 @@ class Settings:
         "Days after a job's end until its result is deleted, and its study with it; 0: never.",
         minimum=0,
     )
+    health_listen: str = _setting(
+        "",
+        "host:port where gateway and worker answer gRPC health checks without TLS: the service "
+        "without a name is live, `ready` is ready; empty: nowhere. In the local stack the worker "
+        "has the next port.",
+    )
+    metrics_listen: str = _setting(
+        "",
+        "host:port where gateway and worker show their metrics to Prometheus, under /metrics; "
+        "empty: nowhere. In the local stack the worker has the next port.",
+    )
+    log_format: str = _setting(
+        "text", "How gateway and worker write their logs: text, or json with one object a line."
+    )
+    otlp_endpoint: str = _setting(
+        "",
+        "Where OpenTelemetry traces go by OTLP/HTTP (http://host:4318, https://…); empty: none "
+        "are made.",
+    )
+    trace_ratio: float = _setting(
+        1.0,
+        "Part of the traces, 0 to 1, that is recorded where the sender has not decided.",
+        minimum=0,
+        maximum=1,
+    )
 
     def resolved(self) -> Settings:
         """Return the same settings with every path filled in and absolute."""
@@ -154,42 +200,65 @@ class Settings:
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings, strictly.
+    """Read the settings, strictly, from variables and from the files of ``HOUNSFIELD_SECRETS``.
 
     Args:
-        environ: Variables to read; None means this process's environment.
+        environ: Variables to read; None means this process's environment, which then also gets the
+            credentials of clouds that lie in files: the libraries that use them look nowhere else.
 
     Raises:
-        ConfigurationError: A variable with our prefix is unknown, or a value does not parse.
+        ConfigurationError: A variable with our prefix or a file is unknown, a value does not
+            parse, or a variable is given both ways.
     """
     variables = os.environ if environ is None else environ
+    secrets = read_secrets(variables.get(SECRETS, ""))
+    clouds = {name: text for name, text in secrets.items() if name.startswith(CLOUD_PREFIXES)}
+    for name, text in secrets.items():
+        # Credentials were put there by an earlier call, perhaps.
+        if name in variables and not (name in clouds and variables[name] == text):
+            raise ConfigurationError(f"{name} is a variable and a file of {SECRETS}: keep one.")
+    if environ is None:
+        os.environ.update(clouds)
+    values = _parsed(_ours(variables), quoted=True)
+    values |= _parsed({n: text for n, text in secrets.items() if n not in clouds}, quoted=False)
+    return Settings(**values).resolved()
+
+
+def _ours(variables: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: text
+        for name, text in variables.items()
+        if name.startswith(PREFIX) and name != SECRETS and not name.startswith(f"{PREFIX}TEST_")
+    }
+
+
+def _parsed(texts: Mapping[str, str], *, quoted: bool) -> dict[str, Any]:
+    """Return the values of settings by field; a secret is never quoted in an error."""
     known = {f"{PREFIX}{f.name.upper()}": f for f in fields(Settings)}
     values: dict[str, Any] = {}
-    for name, raw in variables.items():
-        if not name.startswith(PREFIX) or name.startswith(f"{PREFIX}TEST_"):
-            continue
+    for name, text in texts.items():
         if name not in known:
             raise ConfigurationError(
                 f"Unknown setting {name}. Known are: {', '.join(sorted(known))}."
             )
-        values[known[name].name] = _parse(name, raw, known[name])
-    for name, allowed in _CHOICES.items():
-        if values.get(name, allowed[0]) not in allowed:
-            raise ConfigurationError(
-                f"{PREFIX}{name.upper()}: expected {' or '.join(allowed)}, got {values[name]!r}."
-            )
-    return Settings(**values).resolved()
+        values[known[name].name] = _parse(name, text, known[name], repr(text) if quoted else "***")
+    return values
 
 
-def _parse(name: str, raw: str, setting: Any) -> Any:
+def _parse(name: str, text: str, setting: Any, shown: str) -> Any:
     kind = type(setting.default)
     try:
-        value = kind(raw)
+        value = kind(text)
     except ValueError:
-        raise ConfigurationError(f"{name}: expected {kind.__name__}, got {raw!r}.") from None
-    minimum = setting.metadata["minimum"]
+        raise ConfigurationError(f"{name}: expected {kind.__name__}, got {shown}.") from None
+    minimum, maximum = setting.metadata["minimum"], setting.metadata["maximum"]
     if minimum is not None and not value >= minimum:
-        raise ConfigurationError(f"{name}: expected at least {minimum:g}, got {raw!r}.")
+        raise ConfigurationError(f"{name}: expected at least {minimum:g}, got {shown}.")
+    if maximum is not None and not value <= maximum:
+        raise ConfigurationError(f"{name}: expected at most {maximum:g}, got {shown}.")
+    allowed = _CHOICES.get(setting.name)
+    if allowed and value not in allowed:
+        raise ConfigurationError(f"{name}: expected {' or '.join(allowed)}, got {shown}.")
     return value
 
 
@@ -206,4 +275,5 @@ def setting_table() -> str:
     for f in fields(Settings):
         default = f"`{f.default}`" if f.default != "" else "–"
         rows.append(f"| `{PREFIX}{f.name.upper()}` | {default} | {f.metadata['help']} |")
+    rows.append(f"| `{SECRETS}` | – | {_SECRETS_HELP} |")
     return "\n".join(rows)

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from client.addresses import host_and_port, next_port
 from client.cli.console import ExitCode, Output
 from client.errors import ClientError
 from client.settings import Settings, load_settings
@@ -170,22 +171,25 @@ def _disk(settings: Settings) -> Finding:
     )
 
 
-def _gateway_port(settings: Settings) -> Finding:
+def _ports(settings: Settings) -> Finding:
+    beside = (settings.metrics_listen, settings.health_listen)
+    wanted = [settings.gateway, *beside, *map(next_port, beside)]
+    seen = ", ".join(filter(None, wanted))
     if lock_is_held(run_directory(settings)):
-        return Finding("gateway port", True, f"{settings.gateway}, our stack is running")
-    host, _, port = settings.gateway.rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return Finding("ports", True, f"{seen}: our stack is running")
+    for address in filter(None, wanted):
         try:
-            probe.bind((host, int(port)))
+            with socket.create_server(host_and_port(address)):
+                continue
         except OSError as error:
             return Finding(
-                "gateway port",
+                "ports",
                 False,
-                f"{settings.gateway}: {error.strerror}",
-                "stop what listens there or set HOUNSFIELD_GATEWAY=127.0.0.1:PORT",
+                f"{address}: {error.strerror}",
+                "stop what listens there, or choose another HOUNSFIELD_GATEWAY, "
+                "HOUNSFIELD_METRICS_LISTEN or HOUNSFIELD_HEALTH_LISTEN",
             )
-    return Finding("gateway port", True, f"{settings.gateway} is free")
+    return Finding("ports", True, f"{seen}: free")
 
 
 _CHECKS: tuple[Callable[[Settings], Finding], ...] = (
@@ -197,5 +201,5 @@ _CHECKS: tuple[Callable[[Settings], Finding], ...] = (
     _keys,
     _memory,
     _disk,
-    _gateway_port,
+    _ports,
 )

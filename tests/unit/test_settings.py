@@ -34,6 +34,10 @@ def test_settings_travel_to_another_process(tmp_path: Path) -> None:
         ("HOUNSFIELD_LEASE_S", "nan", "at least 1"),
         ("HOUNSFIELD_MAX_ATTEMPTS", "0", "at least 1"),
         ("HOUNSFIELD_PROFILE", "tpu", "cpu or gpu"),
+        ("HOUNSFIELD_LOG_FORMAT", "xml", "text or json"),
+        ("HOUNSFIELD_TRACE_RATIO", "1.5", "at most 1"),
+        ("HOUNSFIELD_TRACE_RATIO", "nan", "at least 0"),
+        ("HOUNSFIELD_TRACE_RATIO", "-1", "at least 0"),
     ],
 )
 def test_a_bad_setting_names_itself(name: str, value: str, words: str) -> None:

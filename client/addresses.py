@@ -1,0 +1,39 @@
+"""host:port, as settings spell where something listens."""
+
+from __future__ import annotations
+
+from client.errors import ConfigurationError
+
+__all__ = ("host_and_port", "next_port")
+
+_HIGHEST = 65535
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the two parts of ``host:port``; an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigurationError: It is not of that form.
+    """
+    host, _, port = address.rpartition(":")
+    plain = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    bare_ipv6 = ":" in plain and plain == host
+    if not plain or bare_ipv6 or not port.isascii() or not port.isdecimal():
+        raise ConfigurationError(f"Expected host:port, got {address!r}.")
+    if int(port) > _HIGHEST:
+        raise ConfigurationError(f"Expected a port up to {_HIGHEST}, got {address!r}.")
+    return plain, int(port)
+
+
+def next_port(address: str) -> str:
+    """Return the same host with the next port; "" for "".
+
+    Raises:
+        ConfigurationError: As for ``host_and_port``, or there is no next port.
+    """
+    if not address:
+        return ""
+    _, port = host_and_port(address)
+    following = f"{address.rpartition(':')[0]}:{port + 1}"
+    host_and_port(following)
+    return following
