@@ -12,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from client.telemetry.traces import joining, traceparent, use
 from client.triton.merging import Merger
 from client.triton.transport import Inputs
 
@@ -119,6 +123,35 @@ async def test_closing_ends_who_waits() -> None:
     await merger.close()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
+
+
+async def test_what_goes_together_is_traced_under_the_first_and_found_from_the_others() -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    server = Server()
+    told: list[tuple[list[int], str]] = []
+
+    async def send(inputs: Inputs, masks: NDArray[np.uint8], timeout_s: float) -> None:
+        await server.send(inputs, masks, timeout_s)
+        told.append((inputs["image"][:, 0, 0].tolist(), (traceparent() or "")[3:35]))
+
+    async def one(number: int) -> None:
+        with joining("infer", f"00-{number + 1:032x}-{number + 1:016x}-01", slices=1):
+            assert await call(merger, number) == [number]
+
+    merger = Merger(send, lambda: MOST)
+    with use(provider.get_tracer("test")):
+        await asyncio.gather(*(one(number) for number in range(9)))
+    assert sorted(told) == [
+        (numbers, f"{numbers[0] + 1:032x}") for numbers in ([0], [1, 2], [3, 4, 5, 6], [7, 8])
+    ]
+    links = {
+        step.context.trace_id - 1: [link.context.trace_id - 1 for link in step.links]
+        for step in kept.get_finished_spans()
+        if step.context is not None
+    }
+    assert links == {0: [], 1: [], 2: [1], 3: [], 4: [3], 5: [3], 6: [3], 7: [], 8: [7]}
 
 
 @given(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_the_server_listens_on_loopback_only_and_keeps_its_models_to_the_key_hol
         ["model-repository,trace,logging", f"admin-key={settings.admin_key}"],
         ["shared-memory,statistics", f"worker-key={settings.worker_key}"],
     ]
+
+
+def test_only_requests_that_are_traced_already_get_spans_of_the_server() -> None:
+    settings = TritonSettings(REPOSITORY).resolved()
+    assert not any("trace-config" in argument for argument in server_command(settings).argv)
+    traced = replace(settings, otlp_endpoint="http://here:4318/")
+    flag = "--trace-config="
+    told = [one.removeprefix(flag) for one in server_command(traced).argv if one.startswith(flag)]
+    assert {"mode=opentelemetry", "rate=0", "level=TIMESTAMPS"} <= {*told}
+    assert "opentelemetry,url=http://here:4318/v1/traces" in told
 
 
 def test_the_keys_are_random_and_never_shown() -> None:
