@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -14,9 +14,10 @@ from client.errors import Conflict, NotFound
 from client.jobs import Job, JobState, Priority
 from client.ledger.audit import AuditKey, to_event
 from client.ledger.jobtable import JobTable
-from client.ledger.records import Backlog, Claimable, JobPage
+from client.ledger.records import Backlog, Claimable, JobPage, WorkCount
 from client.ledger.schema import events, jobs, to_job
 from client.ledger.service import answers_for, in_service
+from client.ledger.spent import JobSpending, costs_of, events_of, job_spending, spending_jobs
 from client.ledger.transitions import (
     FINISHED,
     HAS_STUDY,
@@ -29,6 +30,8 @@ from client.ledger.verification import ChainReport, verify_chain, verify_chains
 from client.objectstore.objects import StoredObject
 
 __all__ = ("Enquiries",)
+
+_PAGE = 500
 
 
 class Enquiries:
@@ -187,6 +190,20 @@ class Enquiries:
         query = select(jobs.c.state, func.count().label("number")).group_by(jobs.c.state)
         return {JobState(row.state): row.number for row in await self._table.fetch(query)}
 
+    async def work(self, states: Iterable[JobState]) -> tuple[WorkCount, ...]:
+        """Return how many jobs are in these states, of all tenants; what there is none of is left.
+
+        Unfinished states are few rows, found by an index; the others are most of the table.
+        """
+        number, oldest = func.count().label("number"), func.min(jobs.c.created_at).label("oldest")
+        query = select(jobs.c.state, jobs.c.priority, number, oldest)
+        query = query.where(jobs.c.state.in_(sorted(state.value for state in states)))
+        rows = await self._table.fetch(query.group_by(jobs.c.state, jobs.c.priority))
+        return tuple(
+            WorkCount(JobState(row.state), Priority(row.priority), row.number, row.oldest)
+            for row in rows
+        )
+
     async def claimable(
         self, waiting_s: float, after: str = "", limit: int = 1000
     ) -> tuple[Claimable, ...]:
@@ -206,6 +223,24 @@ class Enquiries:
             Claimable(row.id, Priority(row.priority), JobState(row.state), row.attempt)
             for row in await self._table.fetch(query)
         )
+
+    # Cost.
+
+    async def spending(self, since: datetime, until: datetime) -> AsyncIterator[JobSpending]:
+        """Yield what is known of each job that may have cost something in a period, by id.
+
+        Args:
+            since: Begin of the period.
+            until: Its end.
+        """
+        after = ""
+        while page := await self._table.fetch(spending_jobs(since, until, after, _PAGE)):
+            ids = [row.id for row in page]
+            spent = await self._table.fetch(costs_of(ids))
+            told = await self._table.fetch(events_of(ids))
+            for one in job_spending(page, spent, told):
+                yield one
+            after = ids[-1]
 
     # Care: retention, key rotation, backup.
 

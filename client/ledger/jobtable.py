@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,8 +16,8 @@ from client.audittrail import AuditEntry, AuditEvent
 from client.jobs import Actor, Job, JobState
 from client.ledger.audit import SYSTEM_TENANT, AuditKey, Draft, append, begin_chain
 from client.ledger.migrations.upgrading import upgrade
-from client.ledger.records import ServedModel
-from client.ledger.schema import jobs, to_job
+from client.ledger.records import AttemptCost, ServedModel
+from client.ledger.schema import costs, jobs, to_job
 from client.ledger.service import tell_served
 from client.ledger.transitions import may_become
 from client.sql.transactions import Database
@@ -35,12 +35,14 @@ class Change:
         action: Name of the event.
         actor: Who does it; None means the worker that has, or last had, the job.
         detail: For people; "" takes the row's reason.
+        costs: What the attempt took that this change ends; kept only if a row is changed.
     """
 
     values: Mapping[str, Any]
     action: str
     actor: Actor | None = None
     detail: str = ""
+    costs: Sequence[AttemptCost] = ()
 
 
 class JobTable:
@@ -174,6 +176,9 @@ class JobTable:
         statement = update(jobs).where(jobs.c.id.in_(chosen)).values(values).returning(jobs)
         rows: Sequence[Row[Any]] = (await connection.execute(statement)).all()
         await self._record(connection, rows, change)
+        spent = [_cost_row(row, cost, self._clock()) for row in rows for cost in change.costs]
+        if spent:
+            await connection.execute(costs.insert(), spent)
         return rows
 
     async def _record(
@@ -208,3 +213,8 @@ class JobTable:
         with contextlib.suppress(IntegrityError):  # another process was faster
             await self._database.write(work)
         self._begun.add(tenant)
+
+
+def _cost_row(row: Row[Any], cost: AttemptCost, now: datetime) -> dict[str, Any]:
+    attempt = {"job_id": row.id, "attempt": row.attempt, "state": row.state, "at": now}
+    return attempt | asdict(cost)

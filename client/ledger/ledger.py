@@ -13,6 +13,7 @@ transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ from client.jobs import Actor, Job, JobState
 from client.ledger.enquiries import Enquiries
 from client.ledger.jobtable import Change
 from client.ledger.recorder import Recorder
-from client.ledger.records import JobResult, NewJob, ServedModel
+from client.ledger.records import AttemptCost, JobResult, NewJob, ServedModel
 from client.ledger.schema import jobs
 from client.ledger.service import answers_for, served_at_claim, served_still
 from client.ledger.transitions import (
@@ -133,6 +134,7 @@ class Ledger(Enquiries):
             "object_bytes": new.stored.length,
             "object_sha256": new.stored.sha256,
             "header": new.header,
+            "trace": new.trace,
             "created_at": now,
             "updated_at": now,
             "not_before": now,
@@ -240,18 +242,29 @@ class Ledger(Enquiries):
         if not await self._table.touch(held_by(job), values):
             raise _lost(job)
 
-    async def finish(self, job: Job, result: JobResult) -> Job:
+    async def finish(self, job: Job, result: JobResult, costs: Sequence[AttemptCost] = ()) -> Job:
         """Record a stored result.
+
+        Args:
+            job: As it was claimed.
+            result: Where it lies.
+            costs: What the attempt took, one for each model; entered in the same transaction, and
+                only if the job is still ours. So it is for every end of an attempt.
 
         Raises:
             LeaseLost: The job is no longer ours; delete the result.
         """
         values = ended(JobState.DONE) | result_columns(result)
         values |= {"progress": 1.0, "made_with": served_still(self._clock())}
-        return await self._fenced(job, Change(values, "job.finished"))
+        return await self._fenced(job, Change(values, "job.finished", costs=costs))
 
     async def reject(
-        self, job: Job, code: RefusalCode, reason: str, result: JobResult | None = None
+        self,
+        job: Job,
+        code: RefusalCode,
+        reason: str,
+        result: JobResult | None = None,
+        costs: Sequence[AttemptCost] = (),
     ) -> Job:
         """Record that the study cannot be processed as it is.
 
@@ -260,6 +273,7 @@ class Ledger(Enquiries):
             code: The stable reason.
             reason: One sentence without patient data.
             result: An encrypted report for the sender, if there is one.
+            costs: See ``finish``.
 
         Raises:
             LeaseLost: The job is no longer ours.
@@ -267,42 +281,50 @@ class Ledger(Enquiries):
         values = ended(JobState.REJECTED, code, reason)
         if result is not None:
             values |= result_columns(result)
-        return await self._fenced(job, Change(values, "job.rejected"))
+        return await self._fenced(job, Change(values, "job.rejected", costs=costs))
 
-    async def fail(self, job: Job, code: RefusalCode, reason: str) -> Job:
-        """Record a failure that no further attempt would mend.
+    async def fail(
+        self, job: Job, code: RefusalCode, reason: str, costs: Sequence[AttemptCost] = ()
+    ) -> Job:
+        """Record a failure that no further attempt would mend; ``costs`` as for ``finish``.
 
         Raises:
             LeaseLost: The job is no longer ours.
         """
-        return await self._fenced(job, Change(ended(JobState.FAILED, code, reason), "job.failed"))
+        values = ended(JobState.FAILED, code, reason)
+        return await self._fenced(job, Change(values, "job.failed", costs=costs))
 
-    async def retry(self, job: Job, reason: str, delay_s: float = 0.0) -> Job:
+    async def retry(
+        self, job: Job, reason: str, delay_s: float = 0.0, costs: Sequence[AttemptCost] = ()
+    ) -> Job:
         """Give a job back after a failure that may heal; it is dead when its tries are used up.
 
         Args:
             job: As it was claimed.
             reason: One sentence without patient data, for the history.
             delay_s: Seconds before it may be claimed again.
+            costs: See ``finish``.
 
         Raises:
             LeaseLost: The job is no longer ours.
         """
         used_up = and_(held_by(job), jobs.c.tries >= self._max_attempts)
-        dead = await self._table.change(used_up, self._death(reason))
+        dead = await self._table.change(used_up, replace(self._death(reason), costs=costs))
         if dead:
             return dead[0]
-        change = Change(waiting(self._clock(), delay_s), "job.retried", detail=reason)
-        return await self._fenced(job, change)
+        values = waiting(self._clock(), delay_s)
+        return await self._fenced(job, Change(values, "job.retried", detail=reason, costs=costs))
 
-    async def release(self, job: Job) -> Job:
+    async def release(self, job: Job, costs: Sequence[AttemptCost] = ()) -> Job:
         """Give a job back unharmed, as when this process is told to stop; the try is not counted.
+
+        ``costs`` as for ``finish``.
 
         Raises:
             LeaseLost: The job is no longer ours.
         """
         values = waiting(self._clock(), 0.0) | {"tries": jobs.c.tries - 1}
-        return await self._fenced(job, Change(values, "job.released"))
+        return await self._fenced(job, Change(values, "job.released", costs=costs))
 
     async def exhaust(self) -> tuple[Job, ...]:
         """Let every unowned job die whose tries are used up; return those jobs."""

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from client.jobs import Job, JobState, Priority
 from client.objectstore.objects import StoredObject
 
-__all__ = ("Backlog", "Claimable", "JobPage", "JobResult", "NewJob", "ServedModel")
+__all__ = (
+    "AttemptCost",
+    "Backlog",
+    "Claimable",
+    "JobPage",
+    "JobResult",
+    "NewJob",
+    "ServedModel",
+    "WorkCount",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class NewJob:
         content_key: Equal for studies whose results would be equal: while one of them answers for
             the others (``client.ledger.service``), another is not entered. "" enters a job in any
             case.
+        trace: The call that brought the study, as W3C ``traceparent``; None when nobody traces it.
     """
 
     id: str
@@ -40,6 +51,7 @@ class NewJob:
     subject_key_id: str = ""
     key_id: str = ""
     content_key: str = ""
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,33 @@ class JobResult:
 
     stored: StoredObject
     header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCost:
+    """What one attempt took with one of its models.
+
+    Attributes:
+        model: "" when it came to no model.
+        version: Of the model's network, "" for none.
+        engine: What ran the network, "" for none.
+        device: ``gpu`` or ``cpu``: what the engine ran on, "" for none.
+        slices: That came back from the network.
+        engine_us: Microseconds for which the engine was kept, ``client.triton.occupancy``.
+        cpu_us: Microseconds of the worker's cores.
+        fetched_bytes: Read from the object store.
+        stored_bytes: Written to it.
+    """
+
+    model: str
+    version: str
+    engine: str
+    device: str
+    slices: int
+    engine_us: int
+    cpu_us: int
+    fetched_bytes: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +113,16 @@ class Backlog:
 
     jobs: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCount:
+    """How many jobs of a priority are in one state, and when the oldest was received."""
+
+    state: JobState
+    priority: Priority
+    number: int
+    oldest_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

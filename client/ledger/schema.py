@@ -26,7 +26,7 @@ from sqlalchemy import (
 from client.jobs import Job, JobState, Priority
 from client.sql.moments import UtcDateTime
 
-__all__ = ("chain_heads", "events", "jobs", "metadata", "served_models", "to_job")
+__all__ = ("chain_heads", "costs", "events", "jobs", "metadata", "served_models", "to_job")
 
 metadata = MetaData()
 
@@ -69,6 +69,8 @@ jobs = Table(
     Column("lease_expires_at", UtcDateTime, nullable=True),
     # ``client.ledger.service`` says what it is for.
     Column("made_with", String(64), nullable=False, default="", server_default=""),
+    # The call that brought the study, as W3C ``traceparent``; NULL when nobody traces it.
+    Column("trace", String(55), nullable=True),
     UniqueConstraint("tenant", "upload_id", name="one_job_for_each_upload"),
     UniqueConstraint("tenant", "content_key", name="one_job_for_each_content"),
     Index("jobs_by_state", "state", "not_before"),
@@ -117,6 +119,28 @@ served_models = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("models", Text, nullable=False),
     Column("until", UtcDateTime, nullable=False),
+)
+
+# What each attempt took, a row for each of its models; ``client.ledger.spent``. Never changed.
+costs = Table(
+    "costs",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    # "" when the attempt came to no model.
+    Column("model", String(64), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    # The job's, after the attempt.
+    Column("state", String(16), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("engine", String(128), nullable=False),
+    Column("device", String(16), nullable=False),
+    Column("slices", Integer, nullable=False),
+    # Microseconds, so that sums are exact.
+    Column("engine_us", BigInteger, nullable=False),
+    Column("cpu_us", BigInteger, nullable=False),
+    Column("fetched_bytes", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
 )
 
 _PLAIN = tuple(name for name in Job.__dataclass_fields__ if name in jobs.c)

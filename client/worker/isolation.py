@@ -17,6 +17,7 @@ import os
 import pickle
 import resource
 import socket
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
@@ -26,6 +27,7 @@ from client.discretion import forbid_core_dumps, place_of
 from client.errors import ClientError, RefusalCode, Rejected
 from client.process import die_with_parent
 from client.worker.blocks import Block, map_block
+from client.worker.cputime import charge_cpu
 from client.worker.wire import receive, receive_answer, send
 
 __all__ = ("Assistants", "Isolation", "Runner", "preload")
@@ -137,6 +139,7 @@ class _Child:
 
     async def run(self, timeout_s: float, blocks: Sequence[Block], call: object) -> Any:
         self.is_ready = False
+        began_s = time.monotonic()
         talk = asyncio.create_task(asyncio.to_thread(self._converse, blocks, call))
         try:
             done, _ = await asyncio.wait({talk}, timeout=timeout_s)
@@ -146,14 +149,18 @@ class _Child:
                     f"Processing was expected to take at most {timeout_s:g} s and was stopped; "
                     "send fewer or smaller instances per study.",
                 )
-            kind, value = talk.result()
+            kind, value, cpu_s = talk.result()
         except BaseException:
             # The thread waits for an answer, which the end of the child ends.
             await asyncio.shield(asyncio.to_thread(self._abandon))
             await asyncio.wait({talk})
             with contextlib.suppress(BaseException):
                 talk.result()
+            # It can no longer say what it took; it had a core all the time, as far as we know.
+            charge_cpu(time.monotonic() - began_s)
             raise
+        # Nor does a child that was taken over get to say more than it can have taken.
+        charge_cpu(min(cpu_s, (time.monotonic() - began_s) * (os.cpu_count() or 1)))
         self.is_ready = True
         if kind == "error":
             raise value
@@ -173,7 +180,7 @@ class _Child:
         if self._process.pid is not None:
             self._process.kill()
 
-    def _converse(self, blocks: Sequence[Block], call: object) -> tuple[str, Any]:
+    def _converse(self, blocks: Sequence[Block], call: object) -> tuple[str, Any, float]:
         if self._process.pid is None:
             self._process.start()
             self._theirs.close()
@@ -184,9 +191,10 @@ class _Child:
             with contextlib.suppress(BrokenPipeError):
                 _send_blocks(self._ours, blocks)
                 send(self._ours, call, memories)
-            kind, value = receive_answer(self._ours, memories, self._memory_bytes)
-            if kind in ("value", "error") and (kind == "value" or isinstance(value, ClientError)):
-                return kind, value
+            kind, value, cpu_s = receive_answer(self._ours, memories, self._memory_bytes)
+            known = kind == "value" or (kind == "error" and isinstance(value, ClientError))
+            if known and isinstance(cpu_s, float) and cpu_s >= 0:
+                return kind, value, cpu_s
         except (EOFError, OSError, ValueError, TypeError, pickle.UnpicklingError):
             pass
         raise Rejected(
@@ -216,12 +224,27 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     forbid_core_dumps()
     _say_nothing()
+    cpu = _CpuTime()
     with contextlib.suppress(EOFError):
-        while _answer(connection):
+        while _answer(connection, cpu):
             pass
 
 
-def _answer(connection: Connection) -> bool:
+class _CpuTime:
+    """CPU time of this process and of its children that have ended."""
+
+    def __init__(self) -> None:
+        self._told_s = 0.0
+
+    def since_last_s(self) -> float:
+        """Seconds since this was last asked, at first since the process began."""
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        now_s = sum(one.ru_utime + one.ru_stime for one in used)
+        since_s, self._told_s = now_s - self._told_s, now_s
+        return since_s
+
+
+def _answer(connection: Connection, cpu: _CpuTime) -> bool:
     """Serve one call; say whether the next one can be served."""
     memories = _receive_blocks(connection)
     try:
@@ -235,7 +258,7 @@ def _answer(connection: Connection) -> bool:
         raise
     except Exception as error:
         answer = ("error", _crash(error))
-    send(connection, answer, memories)
+    send(connection, (*answer, cpu.since_last_s()), memories)
     return True
 
 

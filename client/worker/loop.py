@@ -32,10 +32,11 @@ from client.faultpoints import Step, reach
 from client.jobqueue.base import JobQueue, QueueEntry
 from client.jobs import Job, Priority
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult, ServedModel
+from client.ledger.records import AttemptCost, JobResult, ServedModel
 from client.objectstore.objects import ObjectStore
+from client.telemetry.metrics import WorkerMetrics
 from client.worker.pacing import Turns, retry_delay_s
-from client.worker.progress import Progress
+from client.worker.progress import Outcome, Progress
 
 __all__ = ("Pipeline", "WorkerLoop", "WorkerSettings")
 
@@ -91,6 +92,7 @@ class WorkerLoop:
         ledger: Who owns what.
         store: Only to delete results that came too late.
         pipeline: What turns a study into a result.
+        metrics: Where waits, outcomes and stages are told.
     """
 
     def __init__(
@@ -100,12 +102,15 @@ class WorkerLoop:
         ledger: Ledger,
         store: ObjectStore,
         pipeline: Pipeline,
+        *,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._ledger = ledger
         self._store = store
         self._pipeline = pipeline
+        self._metrics = metrics or WorkerMetrics()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = Turns()
         self._next_reclaim = 0.0
@@ -138,6 +143,7 @@ class WorkerLoop:
         with contextlib.suppress(ClientError, TimeoutError):
             async with asyncio.timeout(_TELL_TIMEOUT_S):
                 models = await self._pipeline.serving()
+        self._metrics.show_serving(models)
         try:
             await self._ledger.serve(self._settings.owner, models)
         except Transient as error:
@@ -220,6 +226,7 @@ class WorkerLoop:
         if job is None:
             return
         reach(Step.CLAIMED)
+        self._metrics.claimed(job)
         _LOG.info("job=%s attempt=%d claimed", job.id, job.attempt)
         progress = Progress()
         processing = asyncio.create_task(self._pipeline.process(job, progress))
@@ -235,10 +242,14 @@ class WorkerLoop:
             processing.cancel()
             await asyncio.gather(processing, return_exceptions=True)
             with contextlib.suppress(ClientError):
-                await asyncio.shield(self._ledger.release(job))
+                await asyncio.shield(self._ledger.release(job, progress.spending.costs()))
                 await asyncio.shield(self._queue.ack(entry))
             raise
         finally:
+            self._metrics.put_down(job)
+            for cost in progress.spending.costs():
+                self._metrics.cost("cpu", cost.model, cost.cpu_us / 1e6)
+                self._metrics.cost("engine", cost.model, cost.engine_us / 1e6)
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
 
@@ -278,34 +289,47 @@ class WorkerLoop:
     ) -> None:
         """Enter the outcome into the ledger; a job that is no longer ours is dropped."""
         result: JobResult | None = None
+        costs = progress.spending.costs
         try:
             result = stored = await processing
             await self._tell()
-            await self._entered(lambda: self._ledger.finish(job, stored))
+            await self._entered(lambda: self._ledger.finish(job, stored, costs()))
             reach(Step.RESULT_COMMITTED)
-            outcome = "done"
+            outcome = Outcome("done")
         except Rejected as error:
             code, reason = error.code, error.reason
-            outcome = f"rejected code={code}"
+            outcome = Outcome("rejected", code)
             with contextlib.suppress(LeaseLost):
-                await self._entered(lambda: self._ledger.reject(job, code, reason))
+                await self._entered(lambda: self._ledger.reject(job, code, reason, costs=costs()))
         except Erased as error:
-            reason, outcome = str(error), f"failed code={RefusalCode.ERASED}"
+            reason, outcome = str(error), Outcome("failed", RefusalCode.ERASED)
             with contextlib.suppress(LeaseLost):
-                await self._entered(lambda: self._ledger.fail(job, RefusalCode.ERASED, reason))
+                await self._entered(
+                    lambda: self._ledger.fail(job, RefusalCode.ERASED, reason, costs())
+                )
         except LeaseLost:
             outcome = await self._drop(job, result)
         except asyncio.CancelledError:
             if not processing.cancelled():
                 raise  # we are being stopped; the write may have been done, so nothing is deleted
-            outcome = "lost"
+            outcome = Outcome("lost")
         except Transient as error:
             self._doubtful = True
-            outcome = await self._retry(job, str(error))
+            outcome = await self._retry(job, str(error), costs())
         except Exception as error:
-            outcome = await self._retry(job, f"Internal error: {place_of(error)}.")
+            outcome = await self._retry(job, f"Internal error: {place_of(error)}.", costs())
+        self._metrics.ended(job, outcome.name, outcome.code, progress)
+        self._say(job, outcome, progress)
+
+    @staticmethod
+    def _say(job: Job, outcome: Outcome, progress: Progress) -> None:
+        told = {"outcome": outcome.name, "code": outcome.code, "model": progress.model}
         spent = " ".join(f"{stage}_s={seconds}" for stage, seconds in progress.timings_s.items())
-        _LOG.info("job=%s attempt=%d %s %s", job.id, job.attempt, outcome, spent)
+        _LOG.info(
+            "job=%s attempt=%d %s %s",
+            *(job.id, job.attempt, outcome, spent),
+            extra={"fields": {**told, "stages_s": progress.timings_s}},
+        )
 
     async def _entered(self, write: Callable[[], Awaitable[Job]]) -> Job:
         """Write to the ledger, again and again while it is away and the lease may last."""
@@ -313,26 +337,29 @@ class WorkerLoop:
         give_up = loop.time() + self._settings.lease_s
         while True:
             try:
-                return await write()
+                after = await write()
             except Transient as error:
                 if loop.time() + _AWAY_PAUSE_S > give_up:
                     raise
                 _LOG.warning("an outcome waits to be entered: %s", error)
+            else:
+                self._metrics.entered(after)
+                return after
             await asyncio.sleep(_AWAY_PAUSE_S)
 
-    async def _drop(self, job: Job, result: JobResult | None) -> str:
+    async def _drop(self, job: Job, result: JobResult | None) -> Outcome:
         """Delete a result that came too late."""
         if result is None:
-            return "lost"
+            return Outcome("lost")
         if (await self._ledger.get(job.id)).result_key == result.stored.key:
-            return "done"  # entered before, and only the ledger's answer was lost
+            return Outcome("done")  # entered before, and only the ledger's answer was lost
         await self._store.delete(result.stored.key)
-        return "lost"
+        return Outcome("lost")
 
-    async def _retry(self, job: Job, reason: str) -> str:
+    async def _retry(self, job: Job, reason: str, costs: Sequence[AttemptCost]) -> Outcome:
         _LOG.warning("job=%s attempt=%d failed: %s", job.id, job.attempt, reason)
         delay_s = retry_delay_s(job.attempt, _CHANCE.random())
         with contextlib.suppress(LeaseLost):
-            after = await self._entered(lambda: self._ledger.retry(job, reason, delay_s))
-            return f"retried state={after.state}"
-        return "lost"
+            after = await self._entered(lambda: self._ledger.retry(job, reason, delay_s, costs))
+            return Outcome("dead", after.code) if after.finished else Outcome("retried")
+        return Outcome("lost")

@@ -24,12 +24,18 @@ from client.ledger.ledger import Ledger
 from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.objectstore.stores import open_store
 from client.settings import Settings, load_settings
+from client.telemetry.exposition import make_registry, shown
+from client.telemetry.health import serve_health
+from client.telemetry.logs import begin_logs
+from client.telemetry.metrics import WorkerMetrics
+from client.telemetry.tracestart import tracing
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
 from client.triton.slots import Slots
 from client.vault.vault import Vault
 from client.worker.isolation import Assistants, Isolation, preload
 from client.worker.load import LoadSettings
 from client.worker.loop import WorkerLoop, WorkerSettings
+from client.worker.readiness import Readiness
 from client.worker.study import StudyPipeline
 from client.worker.writing import prepare_writing
 from preprocess.spec import SpecError, find_model_specs
@@ -55,13 +61,16 @@ async def run_worker(
     owner = f"{socket.gethostname()}-{os.getpid()}"
     store = open_store(settings.store_url)
     keys = KeyDirectory(Path(settings.keys))
+    registry = make_registry()
+    metrics = WorkerMetrics(registry)
     async with contextlib.AsyncExitStack() as owned:
+        await owned.enter_async_context(shown(registry, settings.metrics_listen))
         ledger = await owned.enter_async_context(
             Ledger(settings.ledger_url, keys.audit_key(), max_attempts=settings.max_attempts)
         )
         queue = await owned.enter_async_context(StreamsQueue(settings.queue_url, owner))
         segmenters: dict[str, Segmenter] = {}
-        for model in _models(settings):
+        for model in _models(settings, metrics):
             segmenters[model.spec.name] = await owned.enter_async_context(model)
         vault = await owned.enter_async_context(
             Vault(settings.vault_url, open_key_manager(settings.kek, keys.kek))
@@ -84,17 +93,20 @@ async def run_worker(
             load=load,
         )
         loop = WorkerLoop(
-            WorkerSettings(owner, settings.studies_in_flight, settings.lease_s),
+            WorkerSettings(owner, settings.studies_in_flight, settings.lease_s, settings.drain_s),
             queue,
             ledger,
             store,
             pipeline,
+            metrics=metrics,
         )
+        readiness = Readiness(pipeline, ledger.ping, queue, Path(settings.model_repository))
+        await owned.enter_async_context(serve_health(settings.health_listen, readiness.check))
         ready()
         await loop.run(stop)
 
 
-def _models(settings: Settings) -> list[TritonModel]:
+def _models(settings: Settings, metrics: WorkerMetrics) -> list[TritonModel]:
     repository = Path(settings.model_repository)
     try:
         specs = find_model_specs(repository)
@@ -102,7 +114,8 @@ def _models(settings: Settings) -> list[TritonModel]:
         raise ConfigurationError(str(error)) from error
     call = TritonModelSettings(settings.triton_url, worker_key=settings.triton_worker_key)
     slots = Slots(settings.slices_in_flight)
-    return [TritonModel(spec, call, repository, slots) for spec in specs]
+    metrics.follow_slots(lambda: slots.taken, lambda: slots.target)
+    return [TritonModel(spec, call, repository, slots, metrics) for spec in specs]
 
 
 def _limits(settings: Settings) -> StudyLimits:
@@ -117,7 +130,10 @@ async def _serve(ready: Callable[[], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run_worker(load_settings(), stop, ready)
+    settings = load_settings()
+    begin_logs(settings)
+    with tracing(settings, "worker"):
+        await run_worker(settings, stop, ready)
 
 
 def main() -> None:

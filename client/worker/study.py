@@ -12,7 +12,7 @@ is read and the last one written. Plaintext lives in memory only, and only as lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -34,14 +34,16 @@ from client.ledger.records import JobResult, ServedModel
 from client.limits import StudyLimits
 from client.objectstore.objects import ObjectStore, result_key
 from client.proto.ingest_pb2 import StudyHeader
+from client.telemetry.traces import joining, note
 from client.triton.inference import ModelIdentity, Segmenter
 from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
 from client.vault.vault import Vault
 from client.version import SOFTWARE_VERSION
 from client.worker.blocks import Block, BlockPool
+from client.worker.cputime import CpuMeter
 from client.worker.isolation import Runner
 from client.worker.load import Budget, Gate, LoadSettings
-from client.worker.progress import Progress
+from client.worker.progress import Progress, SegmentedSeries
 from client.worker.reading import read_bundle_study
 from client.worker.writing import write_series
 from preprocess.errors import PlanError
@@ -101,6 +103,7 @@ class StudyPipeline:
         self._reading = Gate(load.cpu_places, load.cores)
         self._writing = Gate(load.cpu_places)
         self._blocks = BlockPool(load.kept_bytes)
+        self._cpu = CpuMeter()
 
     async def process(self, job: Job, progress: Progress) -> JobResult:
         """Process one claimed job and store its result under the attempt's own key.
@@ -113,6 +116,14 @@ class StudyPipeline:
             Erased: The patient was erased.
             Transient: A part of the system is away.
         """
+        priority = job.priority.value
+        with (
+            joining("study", job.trace, job=job.id, attempt=job.attempt, priority=priority),
+            self._cpu.attempt(progress.spending.cpu),
+        ):
+            return await self._processed(job, progress)
+
+    async def _processed(self, job: Job, progress: Progress) -> JobResult:
         if job.priority is Priority.STAT:
             for segmenter in self._segmenters.values():
                 segmenter.make_way()
@@ -121,11 +132,15 @@ class StudyPipeline:
         async with self._budget.take(_memory_bytes(header), job.priority):
             with ExitStack() as owned:
                 finished, refusals = await self._segmented(job, header, owned, progress)
+                _tell_trace(finished)
                 if not finished:
                     raise _refuse_study(refusals)
                 files = _result_files(finished, refusals, progress)
                 with progress.stage_of("store"):
-                    return await self._store_result(job, header, files)
+                    result = await self._store_result(job, header, files)
+                    progress.spending.stored_bytes = result.stored.length
+                    progress.moved(result.stored.length)
+                    return result
 
     async def _segmented(
         self, job: Job, header: StudyHeader, owned: ExitStack, progress: Progress
@@ -149,7 +164,9 @@ class StudyPipeline:
         """Decrypt and read a study; its pixels lie in blocks of ``owned``, which come along."""
         with ExitStack() as for_bundle, ExitStack() as for_pixels:
             with progress.stage_of("fetch"):
-                bundle, plaintext = await self._opened(job, header, for_bundle)
+                chunks = progress.spending.fetched(self._store.get(job.object_key))
+                bundle, plaintext = await self._opened(job, header, chunks, for_bundle)
+                progress.moved(len(plaintext))
             reach(Step.STUDY_OPENED)
             with progress.stage_of("read"):
                 async with self._reading.place(job.priority) as cores:
@@ -165,6 +182,7 @@ class StudyPipeline:
                         self._modalities(),
                         processes=cores,
                     )
+                progress.moved(sum(series.stored.nbytes for series in content.series))
             blocks: list[Block] = []
             for block, lent in ((bundle, for_bundle), (room, for_pixels)):
                 if any(block.holds(series.stored) for series in content.series):
@@ -173,7 +191,7 @@ class StudyPipeline:
         return content, blocks
 
     async def _opened(
-        self, job: Job, header: StudyHeader, lent: ExitStack
+        self, job: Job, header: StudyHeader, chunks: AsyncIterator[bytes], lent: ExitStack
     ) -> tuple[Block, NDArray[np.uint8]]:
         """Decrypt a study into a block, once its length is known to be allowed."""
         taken: list[Block] = []
@@ -184,7 +202,7 @@ class StudyPipeline:
 
         await open_study(
             header,
-            self._store.get(job.object_key),
+            chunks,
             self._keyring,
             max_bytes=self._limits.bundle.max_bytes,
             rewrapped=await open_rewrapped(self._vault, job),
@@ -231,8 +249,10 @@ class StudyPipeline:
         spec = route(series, specs, job.model)
         segmenter = self._segmenters[spec.name]
         with progress.stage_of("segment"):
+            note(model=spec.name, slices=len(series.stored))
             plan = await self._plan(segmenter.spec, series)
             identity, masks = await _by_one_version(segmenter, plan, series, job, progress)
+            progress.moved(masks.nbytes)
         with progress.stage_of("write"):
             provenance = Provenance(
                 job_id=job.id,
@@ -247,6 +267,8 @@ class StudyPipeline:
                     written = await self._writers.run(
                         (*blocks, lent), write_series, series, plan, masks, spec, provenance
                     )
+            progress.moved(written.segmentation.nbytes)
+        progress.series.append(_told(identity, series, written.result))
         return _Finished(written.segmentation.data, written.result, provenance)
 
     async def _plan(self, spec: ModelSpec, series: Series) -> SeriesPlan:
@@ -279,6 +301,7 @@ async def _by_one_version(
             series.stored,
             priority=job.priority,
             progress=lambda done: progress.advance(done / len(series.stored)),
+            use=progress.spending.engine(identity),
         )
         before, identity = identity, await segmenter.identity()
         if identity == before:
@@ -286,6 +309,17 @@ async def _by_one_version(
     raise Transient(
         f"{identity.name} was exchanged {_MOST_VERSIONS} times while one series was segmented."
     )
+
+
+def _told(identity: ModelIdentity, series: Series, result: SeriesResult) -> SegmentedSeries:
+    inside = sum(structure.voxels for structure in result.structures)
+    foreground = min(1.0, inside / series.stored.size)
+    return SegmentedSeries(identity.name, identity.version, result.slices, foreground)
+
+
+def _tell_trace(finished: Sequence[_Finished]) -> None:
+    models = sorted({series.result.model for series in finished})
+    note(model=",".join(models), slices=sum(series.result.slices for series in finished))
 
 
 def _memory_bytes(header: StudyHeader) -> int:
