@@ -24,7 +24,14 @@ from client.errors import ClientError
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-__all__ = ("be_discreet", "forbid_core_dumps", "path_of", "place_of")
+__all__ = (
+    "DiscreetFormatter",
+    "be_discreet",
+    "forbid_core_dumps",
+    "is_ours",
+    "path_of",
+    "place_of",
+)
 
 _LOG = logging.getLogger(__name__)
 _OURS = frozenset(("__main__", "client", "preprocess"))
@@ -33,17 +40,20 @@ _PR_SET_DUMPABLE = 4
 _DEEPEST = 12
 
 
-def be_discreet(level: int = logging.INFO) -> None:
+def be_discreet(formatter: DiscreetFormatter | None = None) -> None:
     """Make this process discreet for the rest of its life; a server's ``main`` begins with it.
 
     Log records go to standard error, one line each; of a library's only warnings and worse. Errors
     that nobody caught, in any thread or task, are told by type and place.
+
+    Args:
+        formatter: Spells a record; None: as text.
     """
     forbid_core_dumps()
     handler = logging.StreamHandler()
-    handler.setFormatter(_DiscreetFormatter(_FORMAT))
+    handler.setFormatter(formatter or DiscreetFormatter())
     handler.addFilter(_is_told)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     sys.excepthook = _tell_end
     sys.unraisablehook = _tell_unraisable
@@ -87,25 +97,40 @@ def path_of(error: BaseException) -> str:
     return " caused by ".join(told)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def is_ours(record: logging.LogRecord) -> bool:
+    """Return whether our own code wrote a record."""
     return record.name.partition(".")[0] in _OURS
 
 
 def _is_told(record: logging.LogRecord) -> bool:
-    return _is_ours(record) or record.levelno >= logging.WARNING
+    return is_ours(record) or record.levelno >= logging.WARNING
 
 
-class _DiscreetFormatter(logging.Formatter):
+class DiscreetFormatter(logging.Formatter):
+    """Spells a record as a line of text, without what others put into it."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT)
+
     def format(self, record: logging.LogRecord) -> str:
-        if not _is_ours(record):
+        """Return the line."""
+        text, error = super().format(self.told(record)), self.error_of(record)
+        return f"{text}: {error}" if error else text
+
+    @staticmethod
+    def told(record: logging.LogRecord) -> logging.LogRecord:
+        """Return what may be told of a record, which of others' is its place."""
+        kept = {**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None}
+        if not is_ours(record):
             place = f"{record.name} at {Path(record.pathname).name}:{record.lineno}"
-            record = logging.makeLogRecord({**record.__dict__, "msg": place, "args": ()})
+            kept |= {"msg": place, "args": ()}
+        return logging.makeLogRecord(kept)
+
+    @staticmethod
+    def error_of(record: logging.LogRecord) -> str:
+        """Return what broke and where; "" for a record of no error."""
         error = record.exc_info[1] if record.exc_info else None
-        told = logging.makeLogRecord(
-            {**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None}
-        )
-        text = super().format(told)
-        return text if error is None else f"{text}: {path_of(error)}"
+        return path_of(error) if error else ""
 
 
 def _tell_end(

@@ -134,6 +134,8 @@ class Job:
         sealed_label: ``StudyHeader.sealed_label``; b"" in the ledger.
         made_with: Fingerprint of the models that the current attempt's worker serves; "" when it
             is not known, or changed meanwhile, and at the sender.
+        trace: The call that brought the study, as W3C ``traceparent``; None when nobody traces it,
+            and at the sender.
     """
 
     id: str
@@ -162,6 +164,7 @@ class Job:
     rewrapped_dek: bytes = b""
     sealed_label: bytes = b""
     made_with: str = ""
+    trace: str | None = None
 
     @property
     def finished(self) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from client.access.identity import AccessSettings
 from client.access.issuer import JWKS_FILE
 from client.crypto.digest import Digest
@@ -28,6 +30,7 @@ from client.ledger.records import JobResult, ServedModel
 from client.limits import BundleLimits, ServiceLimits, TransportLimits
 from client.objectstore.localobjects import LocalObjectStore
 from client.objectstore.objects import ObjectStore, result_key
+from client.telemetry.metrics import GatewayMetrics
 from client.vault.headers import open_rewrapped, open_study_header, seal_result_header
 from client.vault.vault import Vault
 from tests.ledgers import served
@@ -52,6 +55,8 @@ class GatewayUnderTest:
     vault: Vault
     queue: JobQueue
     behind: Behind
+    registry: CollectorRegistry
+    """Its metrics."""
     models: list[ServedModel] = field(default_factory=lambda: [served()])
     """What ``work_once`` serves."""
 
@@ -141,9 +146,11 @@ async def running_gateway(
         ) as vault,
     ):
         behind = Behind(store, ledger, vault, queue, keys.worker_keys)
-        async with serve(settings, behind) as gateway:
+        registry = CollectorRegistry()
+        async with serve(settings, behind, GatewayMetrics(registry)) as gateway:
+            objects = folder / "objects"
             yield GatewayUnderTest(
-                gateway, keys, store, folder / "objects", ledger, vault, queue, behind
+                gateway, keys, store, objects, ledger, vault, queue, behind, registry
             )
 
 

@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from client.jobs import Job, Priority
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult, NewJob, ServedModel
+from client.ledger.records import AttemptCost, JobResult, NewJob, ServedModel
 from client.objectstore.objects import StoredObject
 
 __all__ = (
     "AUDIT_KEY",
     "LEASE_S",
     "Clock",
+    "cost_of",
     "history",
     "new_job",
     "raw_sql",
@@ -72,6 +73,12 @@ def served(version: int = 1, **changes: Any) -> ServedModel:
 def result_of(job: Job) -> JobResult:
     """A stored result of this attempt."""
     return JobResult(StoredObject(f"results/{job.id}-{job.attempt}", 77, "b" * 64), b"result")
+
+
+def cost_of(model: str = "brain_mr", **changes: Any) -> AttemptCost:
+    """What an attempt took, but for these fields."""
+    plain = AttemptCost(model, "1", "OpenVINO f32", "cpu", 20, 1_500_000, 700_000, 1000, 77)
+    return replace(plain, **changes)
 
 
 async def submitted(ledger: Ledger, **changes: Any) -> Job:

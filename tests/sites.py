@@ -18,7 +18,7 @@ from client.ledger.records import JobResult
 from client.objectstore.objects import ObjectStore, result_key, study_key
 from client.sql.database import open_database
 from client.vault.vault import Vault
-from tests.ledgers import LEASE_S, new_job
+from tests.ledgers import LEASE_S, cost_of, new_job
 
 __all__ = ("OPERATOR", "Site", "ledger_rows")
 
@@ -45,7 +45,12 @@ class Site:
         subject = await self.vault.key_for("radiology", patient or f"upload:{new.upload_id}")
         header = await self.vault.seal(subject, f"header of {new.id}".encode(), b"")
         made = new_job(
-            id=new.id, patient=patient, stored=stored, subject_key_id=subject, header=header
+            id=new.id,
+            patient=patient,
+            stored=stored,
+            subject_key_id=subject,
+            header=header,
+            trace=f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01" if patient else None,
         )
         return (await self.ledger.submit(made))[0]
 
@@ -56,7 +61,8 @@ class Site:
         content = _stream(os.urandom(size // 2))
         stored = await self.store.put(result_key(job.id, claimed.attempt), content)
         header = await self.vault.seal(job.subject_key_id, f"result of {job.id}".encode(), b"")
-        return await self.ledger.finish(claimed, JobResult(stored, header))
+        costs = [cost_of(), cost_of("chest_ct")]
+        return await self.ledger.finish(claimed, JobResult(stored, header), costs)
 
     async def fill(self, number: int = 3, largest_bytes: int = 3000) -> None:
         """Enter so many jobs of every state and fate."""

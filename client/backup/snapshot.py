@@ -1,6 +1,6 @@
 """The rows of a ledger as they were at one moment, and the objects that those rows name.
 
-jobs, ends of chains ──one transaction──▶ files
+jobs, costs, ends of chains ──one transaction──▶ files
 events ──up to those ends, page by page; they never change──▶ file
 """
 
@@ -20,13 +20,13 @@ from client.backup.rowfiles import encode_row
 from client.errors import ConfigurationError
 from client.jobs import WITHDRAWN_CODES
 from client.ledger.migrations.upgrading import upgrade
-from client.ledger.schema import chain_heads, events, jobs
+from client.ledger.schema import chain_heads, costs, events, jobs
 from client.objectstore.objects import StoredObject
 from client.sql.transactions import Database
 
 __all__ = ("LEDGER_TABLES", "LedgerRows", "Snapshot", "named_objects")
 
-LEDGER_TABLES: tuple[Table, ...] = (jobs, events, chain_heads)
+LEDGER_TABLES: tuple[Table, ...] = (jobs, events, chain_heads, costs)
 _BATCH = 500
 
 
@@ -145,7 +145,15 @@ async def _read(connection: AsyncConnection, taken: Snapshot) -> dict[str, int]:
         for row in batch:
             taken.files[jobs.name].write(encode_row(jobs, row._asdict()))
             taken.objects += named_objects(row._asdict())
+    await _read_costs(connection, taken.files[costs.name])
     return ends
+
+
+async def _read_costs(connection: AsyncConnection, file: IO[bytes]) -> None:
+    found = await connection.stream(select(costs).order_by(costs.c.job_id, costs.c.attempt))
+    async for batch in found.partitions(_BATCH):
+        for row in batch:
+            file.write(encode_row(costs, row._asdict()))
 
 
 async def _refuse_unless_empty(connection: AsyncConnection) -> None:

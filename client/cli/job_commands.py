@@ -23,6 +23,7 @@ from client.cli.typed_ids import IssuerOption, PatientOption, typed
 from client.crypto.labels import StudyLabel
 from client.jobs import Job, JobState, Priority
 from client.settings import load_settings
+from client.telemetry.tracestart import tracing
 
 __all__ = ("app", "cancel", "fetch", "show", "submit")
 
@@ -59,15 +60,18 @@ def submit(
     output = Output(as_json)
     files = find_files(paths)
 
+    settings = load_settings()
+
     async def work() -> _Labelled:
-        async with connect(load_settings()) as client:
+        async with connect(settings) as client:
             job = await send(
                 client, files, output.console, priority=priority, model=model, process_again=again
             )
             job = await follow(client, job, output.console) if wait else job
             return job, client.label(job)
 
-    job, label = run_async(work())
+    with tracing(settings, "sender"):
+        job, label = run_async(work())
     output.value(job_row(job, label))
     output.say(sentence(job))
     if job.state in _EXITS:

@@ -15,6 +15,7 @@ from client.cli import (
     job_commands,
     key_commands,
     patient_commands,
+    report_commands,
     stack_commands,
     token_commands,
 )
@@ -62,6 +63,7 @@ key_commands.app.command()(token_commands.revoke)
 app.add_typer(key_commands.app, name="keys")
 app.command()(token_commands.token)
 app.add_typer(audit_commands.app, name="audit")
+app.add_typer(report_commands.app, name="report")
 app.command()(care_commands.backup)
 app.command()(care_commands.restore)
 app.command()(care_commands.verify)

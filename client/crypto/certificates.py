@@ -23,6 +23,7 @@ __all__ = (
     "TENANT_URN",
     "Credential",
     "certificate_hosts",
+    "ends_at",
     "issue_gateway",
     "issue_sender",
     "make_authority",
@@ -35,6 +36,7 @@ TENANT_URN = "urn:hounsfield:tenant:"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _AUTHORITY_LIFE = timedelta(days=3650)
 _LEAF_LIFE = timedelta(days=397)
+_LIST_MARK = b"BEGIN X509 CRL"
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -121,6 +123,20 @@ def parse_certificate(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
         raise ConfigurationError("Expected a PEM certificate, got something else.") from error
+
+
+def ends_at(pem: bytes) -> datetime:
+    """Return until when a certificate, or a revocation list, may be used.
+
+    Raises:
+        ConfigurationError: It is neither, or a list without an end.
+    """
+    if _LIST_MARK not in pem:
+        return parse_certificate(pem).not_valid_after_utc
+    until = _parse_list(pem).next_update_utc
+    if until is None:
+        raise ConfigurationError("Expected a revocation list that says when the next one comes.")
+    return until
 
 
 def tenant_of(certificate: x509.Certificate) -> str:

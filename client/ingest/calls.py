@@ -23,6 +23,7 @@ from client.ingest.messages import encoded
 from client.ingest.statuses import error_of
 from client.limits import RESULT, TransportLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
+from client.telemetry.traces import trace_metadata
 
 __all__ = ("GatewayConnection", "SenderSettings")
 
@@ -168,7 +169,7 @@ class GatewayConnection:
 
     async def upload(self, requests: AsyncIterator[ingest_pb2.SubmitStudyRequest]) -> Any:
         """Send a client stream to SubmitStudy; an error of ``requests`` breaks the call off."""
-        call = self._submit(metadata=await self._metadata())
+        call = self._submit(metadata=(*await self._metadata(), *trace_metadata()))
         try:
             with _translated():
                 try:

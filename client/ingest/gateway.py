@@ -22,13 +22,14 @@ from client.ingest.intake import Behind
 from client.ingest.interceptor import IngestInterceptor
 from client.ingest.servertls import ServerTls
 from client.ingest.service import IngestService
+from client.ingest.tracing import TraceInterceptor
 from client.limits import ServiceLimits, TransportLimits
 from client.proto import ingest_pb2_grpc
+from client.telemetry.health import READY
+from client.telemetry.metrics import GatewayMetrics
 
 __all__ = ("READY", "Gateway", "GatewaySettings", "serve")
 
-READY = "ready"
-"""Name that the health service answers readiness under; "" answers liveness."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _WINDOW_BYTES = 1 << 20
@@ -71,12 +72,15 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def serve(settings: GatewaySettings, behind: Behind) -> AsyncIterator[Gateway]:
+async def serve(
+    settings: GatewaySettings, behind: Behind, metrics: GatewayMetrics | None = None
+) -> AsyncIterator[Gateway]:
     """Serve while the context lasts, then let running calls end.
 
     Args:
         settings: How.
         behind: What stands behind it, connected.
+        metrics: Where calls are counted.
 
     Raises:
         ConfigurationError: A certificate is missing, an address is taken, or the revocation list
@@ -85,11 +89,11 @@ async def serve(settings: GatewaySettings, behind: Behind) -> AsyncIterator[Gate
     authenticator = Authenticator(settings.access)
     await authenticator.load()
     tls = await asyncio.to_thread(ServerTls, settings.tls)
-    interceptor = IngestInterceptor(authenticator, behind.ledger, settings.limits)
+    interceptor = IngestInterceptor(authenticator, behind.ledger, settings.limits, metrics)
     service = IngestService(behind, settings.limits)
     checks = health.aio.HealthServicer()
     async with contextlib.AsyncExitStack() as stack:
-        main = _server(settings.transport, interceptor)
+        main = _server(settings.transport, TraceInterceptor(), interceptor)
         ingest_pb2_grpc.add_IngestServicer_to_server(service, main)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(checks, main)
         port = _bind(main, settings.listen, tls.credentials())

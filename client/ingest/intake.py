@@ -40,6 +40,7 @@ from client.ledger.records import NewJob
 from client.limits import ServiceLimits
 from client.objectstore.objects import ObjectStore, StoredObject, study_key
 from client.proto import ingest_pb2
+from client.telemetry.traces import traceparent
 from client.vault.headers import seal_study_header
 from client.vault.vault import Vault
 
@@ -226,6 +227,7 @@ class Intake:
             subject_key_id=key_id,
             key_id=header.key_id,
             content_key=_content_key(header),
+            trace=traceparent(),
         )
 
     async def _ciphertext(

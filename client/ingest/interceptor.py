@@ -29,12 +29,14 @@ from client.ingest.statuses import status_of
 from client.jobs import Actor
 from client.ledger.audit import SYSTEM_TENANT
 from client.limits import ServiceLimits
+from client.telemetry.metrics import GatewayMetrics
 
 __all__ = ("AuditTrail", "IngestInterceptor")
 
 _LOG = logging.getLogger(__name__)
 _SERVICE = "/hounsfield.ingest.v1.Ingest/"
 _CHUNKED = "FetchResult"
+_UPLOAD = "SubmitStudy"
 _STRANGER = Actor("certificate without a tenant")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,14 +58,20 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
         authenticator: Finds out who calls.
         trail: Where calls are written down.
         limits: How many calls of one tenant there may be, and how long a request may take to come.
+        metrics: Where calls and their bytes are counted.
     """
 
     def __init__(
-        self, authenticator: Authenticator, trail: AuditTrail, limits: ServiceLimits
+        self,
+        authenticator: Authenticator,
+        trail: AuditTrail,
+        limits: ServiceLimits,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._trail = trail
         self._limits = limits
+        self._metrics = metrics or GatewayMetrics()
         self._calls: dict[str, int] = {}
 
     async def intercept_service(
@@ -81,8 +89,7 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_SERVICE):
             return handler
         rpc = method.removeprefix(_SERVICE)
-        serializer = encoded if rpc == _CHUNKED else handler.response_serializer
-        codecs = (_forgiving(handler.request_deserializer), serializer)
+        codecs = self._codecs(handler, rpc)
         if handler.request_streaming:
             return grpc.stream_unary_rpc_method_handler(
                 self._taking(handler.stream_unary, rpc), *codecs
@@ -95,10 +102,21 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
             self._answering(handler.unary_unary, rpc), *codecs
         )
 
+    def _codecs(
+        self, handler: Any, rpc: str
+    ) -> tuple[Callable[[bytes], Any], Callable[..., bytes]]:
+        """Return what reads requests and writes answers; the large ones are weighed there."""
+        parse = _forgiving(handler.request_deserializer)
+        if rpc == _UPLOAD:
+            return _weighing(parse, self._metrics.received), handler.response_serializer
+        if rpc == _CHUNKED:
+            return parse, _weighed(encoded, self._metrics.sent)
+        return parse, handler.response_serializer
+
     def _taking(self, behaviour: Any, rpc: str) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> Any:
             async with (
-                _errors_told(context, rpc),
+                self._answered(context, rpc),
                 self._admitted(context, rpc) as caller,
                 self._failures_recorded(caller, rpc),
             ):
@@ -108,7 +126,7 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
 
     def _answering(self, behaviour: Any, rpc: str) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> Any:
-            async with _errors_told(context, rpc), self._admitted(context, rpc) as caller:
+            async with self._answered(context, rpc), self._admitted(context, rpc) as caller:
                 request = await self._read(requests)
                 async with self._failures_recorded(caller, rpc, request):
                     check(request)
@@ -120,7 +138,7 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
 
     def _telling(self, behaviour: Any, rpc: str) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            async with _errors_told(context, rpc), self._admitted(context, rpc) as caller:
+            async with self._answered(context, rpc), self._admitted(context, rpc) as caller:
                 request = await self._read(requests)
                 async with contextlib.AsyncExitStack() as stack:
                     async with self._failures_recorded(caller, rpc, request):
@@ -134,6 +152,23 @@ class IngestInterceptor(grpc.aio.ServerInterceptor):
                         yield answer
 
         return call
+
+    @contextlib.asynccontextmanager
+    async def _answered(self, context: Context, rpc: str) -> AsyncIterator[None]:
+        """Count a call, and turn its error into a status."""
+        with self._metrics.call(rpc) as call:
+            try:
+                yield
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                status = status_of(error)
+                call.code = status.code.name
+                if status.code is grpc.StatusCode.INTERNAL:
+                    _LOG.error("%s failed: %s", rpc, path_of(error))
+                elif isinstance(error, ClientError):
+                    _LOG.info("%s answered %s: %s", rpc, status.code.name, error)
+                await context.abort(status.code, status.details, status.metadata)
 
     async def _read(self, requests: AsyncIterator[Any]) -> Any:
         limit_s = self._limits.chunk_timeout_s
@@ -229,16 +264,18 @@ def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse_or_mark
 
 
-@contextlib.asynccontextmanager
-async def _errors_told(context: Context, rpc: str) -> AsyncIterator[None]:
-    try:
-        yield
-    except grpc.aio.AbortError:
-        raise
-    except Exception as error:
-        status = status_of(error)
-        if status.code is grpc.StatusCode.INTERNAL:
-            _LOG.error("%s failed: %s", rpc, path_of(error))
-        elif isinstance(error, ClientError):
-            _LOG.info("%s answered %s: %s", rpc, status.code.name, error)
-        await context.abort(status.code, status.details, status.metadata)
+def _weighing(parse: Callable[[bytes], Any], tell: Callable[[bytes], None]) -> Callable[..., Any]:
+    def parse_and_tell(raw: bytes) -> Any:
+        tell(raw)
+        return parse(raw)
+
+    return parse_and_tell
+
+
+def _weighed(write: Callable[..., bytes], tell: Callable[[bytes], None]) -> Callable[..., bytes]:
+    def write_and_tell(message: Any) -> bytes:
+        raw = write(message)
+        tell(raw)
+        return raw
+
+    return write_and_tell

@@ -37,6 +37,7 @@ from client.ingest.submission import (
 from client.jobs import Job, JobState, Priority
 from client.limits import RESULT, MessageLimits
 from client.proto import ingest_pb2
+from client.telemetry.traces import note, span
 
 __all__ = ("Erasure", "IngestClient", "Progress", "SenderSettings")
 
@@ -127,14 +128,12 @@ class IngestClient:
                 several patients, or we have no key.
         """
         order = StudyOrder(model, priority, upload_id or str(uuid.uuid4()), process_again)
-        result_key = await asyncio.to_thread(self._keyring.newest)
-        keys = StudyKeys(await self._recipient(), result_key, self._secret)
-        study = await asyncio.to_thread(
-            prepare_study, list(files), self._settings.tenant, keys, order
-        )
-        job = await self.send(study, on_progress)
-        self._check_answer(job, study.header)
-        return job
+        with span("submit", priority=priority.value):
+            study = await self._prepared(list(files), order)
+            job = await self.send(study, on_progress)
+            self._check_answer(job, study.header)
+            note(job=job.id)
+            return job
 
     async def send(self, study: SealedStudy, on_progress: Progress | None = None) -> Job:
         """Hand in a study that is encrypted already; see ``submit``."""
@@ -144,7 +143,8 @@ class IngestClient:
                 answer = await self._gateway.upload(requests)
             return self._job(answer.job)
 
-        return await self._gateway.tried(once)
+        with span("send"):
+            return await self._gateway.tried(once)
 
     async def get(self, job_id: str) -> Job:
         """Return a job as it is now.
@@ -298,6 +298,12 @@ class IngestClient:
         if self._pseudonyms is None:
             raise ConfigurationError("Open the client first: `async with IngestClient(…) as c`.")
         return self._pseudonyms
+
+    async def _prepared(self, files: list[Path | bytes], order: StudyOrder) -> SealedStudy:
+        with span("prepare"):
+            result_key = await asyncio.to_thread(self._keyring.newest)
+            keys = StudyKeys(await self._recipient(), result_key, self._secret)
+            return await asyncio.to_thread(prepare_study, files, self._settings.tenant, keys, order)
 
     async def _recipient(self) -> PublicKey:
         answer = await self._gateway.call(

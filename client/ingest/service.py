@@ -18,6 +18,7 @@ from client.ingest.watching import Lookout
 from client.jobs import Job
 from client.limits import ServiceLimits
 from client.proto import ingest_pb2, ingest_pb2_grpc
+from client.telemetry.traces import note
 from client.vault.headers import open_result_header, sealed_labels
 
 __all__ = ("IngestService",)
@@ -67,6 +68,7 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
     ) -> ingest_pb2.SubmitStudyResponse:
         """Store a study, enter its job, and only then answer."""
         job, created = await self._intake.take(caller, requests)
+        note(job=job.id)
         if not created:
             # A new job's own event says who sent it; what was told of an earlier one is written
             # down like any other look at a job.

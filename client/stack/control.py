@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from client.errors import ConfigurationError, Transient
+from client.secretfiles import SECRETS
 from client.settings import Settings
 from client.stack.supervisor import ServiceStatus, lock_is_held, read_status
 
@@ -52,12 +53,17 @@ def launch(settings: Settings, with_parent: bool = False) -> subprocess.Popen[by
     with _log_of_supervisor(settings).open("wb") as log:
         return subprocess.Popen(
             [*argv, "--with-parent"] if with_parent else argv,
-            env={**os.environ, **settings.environment()},
+            env={**_without_secrets(os.environ), **settings.environment()},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
+
+
+def _without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out where secrets lie: they have been read, and are handed on by value."""
+    return {name: value for name, value in environ.items() if name != SECRETS}
 
 
 def until_ready(

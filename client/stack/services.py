@@ -15,9 +15,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.addresses import next_port
 from client.crypto.keydirectory import KeyDirectory
 from client.faultpoints import fault_environment
 from client.jobqueue.embedded import embedded_queue_url, queue_is_ready, valkey_command
+from client.secretfiles import CLOUD_PREFIXES
 from client.settings import Settings
 from client.stack.supervisor import ServiceSpec
 from client.triton.embedded import is_ready, lost_a_model
@@ -26,8 +28,8 @@ from client.triton.server import TritonSettings, server_command
 __all__ = ("LocalServices", "local_services")
 
 _PROBE_TIMEOUT_S = 2.0
-_CLOUDS = ("AWS_", "AZURE_", "GOOGLE_", "SSL_CERT_", "VAULT_")
-"""Prefixes of the variables with which object stores and key services are opened."""
+_SETTLE_S = 20.0
+"""What a worker needs to give back its studies and to leave, after its time to finish them."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,31 @@ def local_services(settings: Settings) -> LocalServices:
         services.append(_queue(folder, settings.queue_url))
     if not settings.triton_url:
         triton = TritonSettings(
-            repository=Path(settings.model_repository), profile=settings.profile
+            repository=Path(settings.model_repository),
+            profile=settings.profile,
+            otlp_endpoint=settings.otlp_endpoint,
         ).resolved()
         settings = replace(
             settings, triton_url=triton.grpc_url, triton_worker_key=triton.worker_key
         )
         services.append(_triton(triton))
-    services += [_gateway(replace(settings, triton_worker_key="")), _worker(settings)]
+    services += [_gateway(replace(settings, triton_worker_key="")), _worker(_beside(settings))]
     return LocalServices(tuple(services), triton, settings)
+
+
+def _beside(settings: Settings) -> Settings:
+    """Give the worker the next ports: the gateway on the same machine has those of the settings."""
+    return replace(
+        settings,
+        health_listen=next_port(settings.health_listen),
+        metrics_listen=next_port(settings.metrics_listen),
+    )
+
+
+def _addresses(settings: Settings, *own: str) -> str:
+    """Say to people where a process listens."""
+    more = {"metrics": settings.metrics_listen, "health": settings.health_listen}
+    return ", ".join([*own, *(f"{name} {address}" for name, address in more.items() if address)])
 
 
 def _queue(folder: Path, url: str) -> ServiceSpec:
@@ -99,7 +118,7 @@ def _gateway(settings: Settings) -> ServiceSpec:
         argv=(sys.executable, "-m", "client.ingest.process"),
         env=_environment(settings),
         ready=lambda: _gateway_is_ready(settings),
-        address=settings.gateway,
+        address=_addresses(settings, settings.gateway),
     )
 
 
@@ -113,7 +132,8 @@ def _worker(settings: Settings) -> ServiceSpec:
         argv=(sys.executable, "-m", "client.worker", "--ready-file", str(ready_file)),
         env=_environment(settings),
         ready=ready,
-        grace_s=30.0,
+        address=_addresses(settings),
+        grace_s=settings.drain_s + _SETTLE_S,
     )
 
 
@@ -124,7 +144,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "PYTHONPATH": root,
         "PYTHONUNBUFFERED": "1",
         "HOME": str(Path.home()),
-        **{name: value for name, value in os.environ.items() if name.startswith(_CLOUDS)},
+        **{name: value for name, value in os.environ.items() if name.startswith(CLOUD_PREFIXES)},
         **settings.environment(),
         **fault_environment(),
     }

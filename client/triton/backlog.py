@@ -10,6 +10,7 @@ is done with them in a tenth of a second.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = (
     "allowed_slices",
     "next_target",
     "request_slices",
+    "waited_s",
     "waiting_slices",
 )
 
@@ -63,6 +65,15 @@ def waiting_slices(before: Reading, after: Reading, elapsed_s: float) -> float |
         return None
     waiting = (after.waited_ns - before.waited_ns) / 1e9 / elapsed_s
     return waiting * (after.slices - before.slices) / requests
+
+
+def waited_s(before: Sequence[Reading], after: Sequence[Reading]) -> float:
+    """Seconds that a request waited in all queues together, on average between two readings."""
+    total_s = 0.0
+    for first, last in zip(before, after, strict=True):
+        if (requests := last.requests - first.requests) > 0:
+            total_s += (last.waited_ns - first.waited_ns) / 1e9 / requests
+    return total_s
 
 
 def request_slices(slices_per_s: float, most: int) -> int:
@@ -111,6 +122,7 @@ class Backlog:
         slots: Whose target is set.
         most: Slices of a request at most.
         worker_key: Opens the server's statistics.
+        tell_wait: Takes the seconds that a request waited lately, 0 while none is there.
     """
 
     def __init__(
@@ -121,6 +133,7 @@ class Backlog:
         most: int,
         *,
         worker_key: str,
+        tell_wait: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._service: Any = services.GRPCInferenceServiceStub(channel)
         self._names = (f"{spec.name}_prep", f"{spec.name}_net")
@@ -128,6 +141,7 @@ class Backlog:
         self._most = most
         self.step = most
         """Slices of a request; changes while somebody waits for a place."""
+        self._tell_wait = tell_wait
         self._metadata = tuple(worker_headers(worker_key).items())
 
     async def run(self) -> None:
@@ -138,6 +152,7 @@ class Backlog:
             await asyncio.sleep(INTERVAL_S)
             if not self._slots.taken:
                 seen = None
+                self._tell_wait(0.0)
                 continue
             try:
                 now = loop.time(), [await self._read(name) for name in self._names]
@@ -145,6 +160,7 @@ class Backlog:
                 seen = None
                 continue
             if seen is not None:
+                self._tell_wait(waited_s(seen[1], now[1]))
                 self._adapt(seen[1], now[1], now[0] - seen[0])
             seen = now
 

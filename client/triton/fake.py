@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.errors import RefusalCode, Rejected
 from client.jobs import Priority
 from client.triton.inference import ModelIdentity, Progress
+from client.triton.occupancy import EngineUse
 from client.triton.slots import Slots
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
@@ -55,13 +56,17 @@ class FakeSegmenter:
         *,
         priority: Priority = Priority.ROUTINE,
         progress: Progress | None = None,
+        use: EngineUse | None = None,
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.zeros((len(slices), *self._spec.geometry.size), dtype=np.uint8)
         line = self._slots.line(priority)
+        use = use or EngineUse()
         for index, stored in enumerate(slices):
             async with line.place(1):
-                masks[index] = await asyncio.to_thread(self._segment_slice, plan, stored)
+                with self._slots.occupancy.of(1, use):
+                    masks[index] = await asyncio.to_thread(self._segment_slice, plan, stored)
+            use.slices += 1
             if progress is not None:
                 progress(index + 1)
         return masks
@@ -76,6 +81,7 @@ class FakeSegmenter:
             version=str(self._spec.version),
             server="none",
             engine="NumPy",
+            device="cpu",
             network_sha256="",
             spec_sha256=self._spec.sha256,
         )

@@ -17,17 +17,22 @@ from typing import Any, Protocol, Self
 import grpc
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as model_config
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as services
 from tritonclient.grpc.aio import InferenceServerClient
 
 from client.errors import RefusalCode, Rejected
 from client.jobs import Priority
+from client.telemetry.metrics import WorkerMetrics
+from client.telemetry.traces import span
 from client.triton.backlog import Backlog
 from client.triton.carrier import Carrier
 from client.triton.merging import Merger
+from client.triton.occupancy import EngineUse
 from client.triton.slots import Slots
 from client.triton.statuses import RETRIED, status_of, translate
+from client.triton.transport import Inputs
 from preprocess.errors import PlanError
 from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
@@ -43,6 +48,7 @@ CHANNEL_ARGUMENTS = [
 ]
 
 Progress = Callable[[int], None]
+_GPU = model_config.ModelInstanceGroup.KIND_GPU
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class ModelIdentity:
         version: Version of the network in service.
         server: Name and version of the server.
         engine: What runs the network.
+        device: What that runs on, ``gpu`` or ``cpu``.
         network_sha256: Hash of the exported network, "" where the repository is not at hand.
         spec_sha256: Hash of the model's description.
     """
@@ -62,6 +69,7 @@ class ModelIdentity:
     version: str
     server: str
     engine: str
+    device: str
     network_sha256: str
     spec_sha256: str
 
@@ -81,6 +89,7 @@ class Segmenter(Protocol):
         *,
         priority: Priority = Priority.ROUTINE,
         progress: Progress | None = None,
+        use: EngineUse | None = None,
     ) -> NDArray[np.uint8]:
         """Segments slices.
 
@@ -89,6 +98,7 @@ class Segmenter(Protocol):
             slices: Stored values [slices, rows, columns].
             priority: STAT goes before every routine slice that is not with the server yet.
             progress: Called with the number of slices done so far, each time it grows.
+            use: What this call takes of the server is added to it, also when it fails.
 
         Returns:
             Masks on the canvas [slices, canvas rows, canvas columns], in the order of the slices;
@@ -146,6 +156,7 @@ class TritonModel:
         settings: How to call it.
         repository: The model repository, where it is at hand, for the network's hash.
         slots: Shared by all models on the same server; None: this model has its own.
+        metrics: Where requests and their wait are told.
     """
 
     def __init__(
@@ -154,11 +165,14 @@ class TritonModel:
         settings: TritonModelSettings,
         repository: Path | None = None,
         slots: Slots | None = None,
+        metrics: WorkerMetrics | None = None,
     ) -> None:
         self._spec = spec
         self._settings = settings
         self._repository = repository
         self._slots = slots or Slots(settings.slices_in_flight)
+        self._metrics = metrics or WorkerMetrics()
+        self._tell_request = self._metrics.requests(spec.name)
         self._hashes: dict[str, str] = {}
         self._backlog: Backlog | None = None
         self._owned = contextlib.AsyncExitStack()
@@ -179,11 +193,13 @@ class TritonModel:
         self._service: Any = services.GRPCInferenceServiceStub(channel)
         self._carrier = Carrier(channel, self._spec, self._settings.worker_key)
         self._owned.push_async_callback(self._carrier.close)
-        self._merger = Merger(self._carrier.infer, self._most_together)
+        self._merger = Merger(self._send, self._most_together)
         self._owned.push_async_callback(self._merger.close)
         if key := self._settings.worker_key:
             most = self._settings.slices_per_request
-            self._backlog = Backlog(channel, self._spec, self._slots, most, worker_key=key)
+            self._backlog = Backlog(
+                channel, self._spec, self._slots, most, worker_key=key, tell_wait=self._tell_wait
+            )
             self._owned.push_async_callback(_end, asyncio.create_task(self._backlog.run()))
         return self
 
@@ -202,10 +218,12 @@ class TritonModel:
         *,
         priority: Priority = Priority.ROUTINE,
         progress: Progress | None = None,
+        use: EngineUse | None = None,
     ) -> NDArray[np.uint8]:
         """See ``Segmenter.segment``."""
         masks = np.empty((len(slices), *self._spec.geometry.size), dtype=np.uint8)
         line = self._slots.line(priority)
+        use = use or EngineUse()
         sent = done = 0
 
         async def work() -> None:
@@ -218,8 +236,11 @@ class TritonModel:
                     if part.start == part.stop:
                         return
                     sent = part.stop
-                    await self._infer(plan, slices[part], masks[part], priority)
-                done += part.stop - part.start
+                    number = part.stop - part.start
+                    with span("infer", slices=number), self._slots.occupancy.of(number, use):
+                        await self._infer(plan, slices[part], masks[part], priority)
+                done += number
+                use.slices += number
                 if progress is not None:
                     progress(done)
 
@@ -244,6 +265,7 @@ class TritonModel:
             version=version,
             server=f"{server.name} {server.version}",
             engine=config.parameters["engine"].string_value,
+            device="gpu" if _GPU in {group.kind for group in config.instance_group} else "cpu",
             network_sha256=await self._network_hash(version),
             spec_sha256=self._spec.sha256,
         )
@@ -278,8 +300,15 @@ class TritonModel:
         except PlanError as error:
             raise Rejected(RefusalCode.INVALID_ATTRIBUTE, str(error)) from error
         # STAT slices wait for nobody.
-        way = self._carrier if priority is Priority.STAT else self._merger
-        await self._call(lambda timeout_s: way.infer(inputs, masks, timeout_s))
+        send = self._send if priority is Priority.STAT else self._merger.infer
+        await self._call(lambda timeout_s: send(inputs, masks, timeout_s))
+
+    async def _send(self, inputs: Inputs, masks: NDArray[np.uint8], timeout_s: float) -> None:
+        self._tell_request(len(masks))
+        await self._carrier.infer(inputs, masks, timeout_s)
+
+    def _tell_wait(self, seconds: float) -> None:
+        self._metrics.show_triton_queue(self._spec.name, seconds)
 
     async def _ask(self, method: Callable[..., Awaitable[Any]], request: object) -> Any:
         return await self._call(lambda timeout_s: method(request, timeout=timeout_s))

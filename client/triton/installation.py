@@ -52,6 +52,13 @@ class Installation:
         """The backend directory."""
         return self.root / "backends"
 
+    def arguments(self) -> tuple[str, ...]:
+        """What tells the server where its own parts lie."""
+        return (
+            f"--backend-directory={self.backends}",
+            f"--cache-directory={self.root / 'caches'}",
+        )
+
     def environment(self) -> dict[str, str]:
         """The whole environment of the server.
 

@@ -17,11 +17,16 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.telemetry.traces import current, together
 from client.triton.transport import Inputs
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 __all__ = ("Merger",)
 
@@ -35,6 +40,7 @@ class _Part:
     inputs: Inputs
     masks: NDArray[np.uint8]
     timeout_s: float
+    step: Span | None = field(default_factory=current)
     answered: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -141,7 +147,8 @@ class Merger:
         }
         masks = np.concatenate([part.masks for part in group])
         try:
-            await self._send(inputs, masks, min(part.timeout_s for part in group))
+            with together([part.step for part in group]):
+                await self._send(inputs, masks, min(part.timeout_s for part in group))
         except Exception:  # each of them is sent again, and told what it meets then
             return False
         ends = accumulate((len(part.masks) for part in group), initial=0)
@@ -153,7 +160,8 @@ class Merger:
 
     async def _alone(self, part: _Part) -> None:
         try:
-            await self._send(part.inputs, part.masks, part.timeout_s)
+            with together([part.step]):
+                await self._send(part.inputs, part.masks, part.timeout_s)
         except Exception as error:
             if not part.answered.done():
                 part.answered.set_exception(error)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from client.jobs import Priority
+from client.triton.occupancy import Occupancy
 
 __all__ = ("STAT_IN_A_ROW", "Line", "Slots")
 
@@ -39,6 +40,8 @@ class Slots:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.occupancy = Occupancy()
+        """Of that server, by whose slices."""
         self._target = min(START, most)
         self._taken = 0
         self._stat_in_a_row = 0

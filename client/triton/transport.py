@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as services
 from tritonclient.utils import np_to_triton_dtype
 
+from client.telemetry.traces import trace_metadata
 from client.triton.regions import Owner, Region, clear_names, lives, owner_of
 from preprocess.serving.configured import MASK, OUTPUTS
 from preprocess.spec import ModelSpec
@@ -83,7 +84,7 @@ class Messages:
         request = _request(self._spec, inputs)
         request.outputs.add(name=self._spec.tensors.mask)
         request.raw_input_contents.extend(array.tobytes() for array in inputs.values())
-        answer = await self._infer(request, timeout=timeout_s)
+        answer = await self._infer(request, timeout=timeout_s, metadata=trace_metadata())
         masks[...] = np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(masks.shape)
 
 
@@ -154,7 +155,7 @@ class SharedMemory:
         key = inputs[self._spec.tensors.image].shape
         if key not in place.requests:
             place.requests[key] = layout.request(place.region.name, inputs)
-        await self._infer(place.requests[key], timeout=timeout_s)
+        await self._infer(place.requests[key], timeout=timeout_s, metadata=trace_metadata())
         return answered
 
     async def _take(self, size_bytes: int, timeout_s: float) -> _Place:

@@ -24,6 +24,7 @@ from client.jobs import Job, JobState
 from client.ledger.ledger import RECONCILER, Ledger
 from client.ledger.records import Claimable
 from client.objectstore.objects import CHECKS, ObjectStore, StoredEntry, job_id_of
+from client.telemetry.metrics import GatewayMetrics
 from client.upkeep.retention import RetentionRules, apply_retention
 
 __all__ = ("ReconcileReport", "Reconciler", "ReconcilerSettings")
@@ -69,11 +70,13 @@ class Reconciler:
         queue: JobQueue,
         store: ObjectStore,
         settings: ReconcilerSettings | None = None,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._store = store
         self._settings = settings or ReconcilerSettings()
+        self._metrics = metrics or GatewayMetrics()
 
     async def run(self) -> None:
         """Look again and again until cancelled; what is away now is met again later."""
@@ -105,6 +108,7 @@ class Reconciler:
             if job.state is JobState.RECEIVED:
                 await self._ledger.mark_queued(job.id, RECONCILER)
             _LOG.info("%s queued again in state %s, attempt %d", job.id, job.state, job.attempt)
+        self._metrics.reconciled(len(lost), len(dead))
         return ReconcileReport(tuple(job.id for job in lost), tuple(job.id for job in dead))
 
     async def _lost(self) -> list[Claimable]:

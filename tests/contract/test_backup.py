@@ -95,6 +95,7 @@ async def test_everything_comes_back_in_another_database(
     assert await keys(store) == await keys(site.store)
     after = await ledger_rows(other)
     assert after["jobs"] == before["jobs"]
+    assert after["costs"] == before["costs"] != []
     told = [event for event in after["events"] if event["action"] == "ledger.restored"]
     assert [event for event in after["events"] if event not in told] == before["events"]
     async with opened(tmp_path, other, store) as again:
@@ -117,7 +118,8 @@ async def test_it_comes_back_into_postgres_as_well(
         if url == source:
             pytest.skip("the same database")
         await restore(target, url, AUDIT_KEY, open_store("memory://"))
-        assert (await ledger_rows(url))["jobs"] == (await ledger_rows(source))["jobs"]
+        brought, saved = await ledger_rows(url), await ledger_rows(source)
+        assert (brought["jobs"], brought["costs"]) == (saved["jobs"], saved["costs"])
 
 
 async def test_only_what_is_new_is_copied_and_what_is_gone_is_removed(
@@ -169,7 +171,7 @@ async def test_a_run_that_was_stopped_counts_for_nothing(
     checked = await check_backup(target)  # the former one still counts
     assert (checked.manifest.made_at, checked.faults) == (made_at, ())
     await save(url, site, target)
-    assert len(await keys(target, "generations")) == 4
+    assert len(await keys(target, "generations")) == 5
 
 
 @pytest.mark.parametrize("how", ["flip", "truncate", "remove"])
@@ -180,7 +182,7 @@ async def test_damage_is_found_wherever_it_is(tmp_path: Path, how: str) -> None:
         await site.done()
         await save(url, site, LocalObjectStore(root))
     files = [path for path in root.rglob("*") if path.is_file()]
-    assert len(files) == 6
+    assert len(files) == 7
     for number, path in enumerate(files):
         content = path.read_bytes()
         if how == "flip":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from client.errors import Transient
 from client.jobqueue.base import JobQueue
@@ -20,7 +22,9 @@ from client.ledger.ledger import Ledger
 from client.ledger.records import JobResult, NewJob
 from client.objectstore.objects import ObjectStore, result_key, study_key
 from client.objectstore.stores import open_store
+from client.telemetry.metrics import GatewayMetrics
 from client.upkeep.reconcile import Reconciler, ReconcilerSettings
+from tests.scrapes import scrape_registry
 
 pytestmark = pytest.mark.contract
 
@@ -105,6 +109,21 @@ async def test_a_lost_queue_is_filled_again_in_order(
     assert set((await reconciler.once()).requeued) == {stat.id, *(j.id for j in jobs)}
     assert (await reconciler.once()).requeued == ()
     assert (await drain(queue))[0] == stat.id
+
+
+async def test_what_a_look_changed_and_when_it_ended_is_told(
+    ledger: Ledger, queue: JobQueue, store: ObjectStore, clock: Clock
+) -> None:
+    registry = CollectorRegistry()
+    reconciler = Reconciler(ledger, queue, store, metrics=GatewayMetrics(registry))
+    began = time.time()
+    await submitted(ledger, store)
+    clock.move(11)
+    assert len((await reconciler.once()).requeued) == 1
+    seen = scrape_registry(registry)
+    assert seen.total("hounsfield_requeued_total") == 1
+    assert seen.total("hounsfield_dead_total") == 0
+    assert began <= seen.total("hounsfield_last_sweep_timestamp_seconds") <= time.time()
 
 
 async def test_queued_running_and_finished_jobs_are_left_alone(

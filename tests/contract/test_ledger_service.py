@@ -174,12 +174,14 @@ async def test_jobs_of_the_first_version_are_of_unknown_models(url: str) -> None
         job, _ = await ledger.submit(new_job(**SAME))
         claimed = await ledger.claim(job.id, "w", LEASE_S)
         await ledger.finish(claimed, result_of(claimed))
+    await raw_sql(url, "DROP TABLE costs")
     await raw_sql(url, "DROP TABLE served_models")
     await raw_sql(url, "ALTER TABLE jobs DROP COLUMN made_with")
+    await raw_sql(url, "ALTER TABLE jobs DROP COLUMN trace")
     await raw_sql(url, "UPDATE alembic_version SET version_num = '0001'")
     async with Ledger(url, AUDIT_KEY) as ledger:
         old = await ledger.get(job.id)
-        assert (old.state, old.made_with) == (JobState.DONE, "")
+        assert (old.state, old.made_with, old.trace) == (JobState.DONE, "", None)
         await ledger.serve("w", [served()])
         assert (await ledger.submit(new_job(**SAME)))[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -15,6 +16,7 @@ from client.errors import RefusalCode, Rejected
 from client.jobs import Priority
 from client.triton.fake import FakeSegmenter
 from client.triton.inference import Segmenter, TritonModel, TritonModelSettings
+from client.triton.occupancy import EngineUse
 from preprocess.geometry import SliceGeometry
 from preprocess.plan import SeriesPlan, plan_series
 from preprocess.spec import ModelSpec
@@ -120,6 +122,28 @@ async def test_the_identity_names_the_model_and_its_description(
     assert identity.spec_sha256 == brain_mr.sha256
     assert identity.server
     assert identity.engine
+    assert identity.device == "cpu"
+
+
+async def test_the_time_that_a_server_is_kept_is_shared_by_its_slices(
+    open_segmenter: Open, series: NDArray[np.int16], plan: SeriesPlan
+) -> None:
+    long, short, nothing = EngineUse(), EngineUse(), EngineUse()
+    many = np.concatenate([series] * 4)
+    async with open_segmenter() as segmenter:
+        began = time.monotonic()
+        await asyncio.gather(
+            segmenter.segment(plan, many, use=long), segmenter.segment(plan, series, use=short)
+        )
+        wall_s = time.monotonic() - began
+        await segmenter.segment(plan, series[:0], use=nothing)
+        with pytest.raises(Rejected):
+            await segmenter.segment(plan, series[:, :-1], use=nothing)
+    assert (long.slices, short.slices, nothing.slices) == (28, 7, 0)
+    # Once for both together, however many they are, and next to nothing between two slices.
+    assert 0.8 * wall_s < long.seconds + short.seconds <= wall_s
+    assert long.seconds > short.seconds
+    assert nothing.seconds < 0.1 * wall_s
 
 
 async def test_stat_slices_go_before_routine_slices_that_are_not_sent(

@@ -7,22 +7,26 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
 from client.errors import Erased, LeaseLost, RefusalCode, Rejected, Transient
 from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job, JobState, Priority
 from client.ledger.ledger import Ledger
-from client.ledger.records import JobResult, NewJob, ServedModel
+from client.ledger.records import AttemptCost, JobResult, NewJob, ServedModel
 from client.ledger.service import fingerprint
 from client.objectstore.objects import ObjectStore, StoredObject, result_key
 from client.objectstore.stores import open_store
+from client.telemetry.metrics import WorkerMetrics
 from client.worker.loop import WorkerLoop, WorkerSettings
 from client.worker.pacing import STAT_IN_A_ROW
-from client.worker.progress import Progress
+from client.worker.progress import Progress, SegmentedSeries
+from tests.scrapes import scrape_registry
 
 pytestmark = pytest.mark.contract
 
@@ -37,6 +41,8 @@ class Site:
         self.queue = MemoryQueue()
         self.store: ObjectStore = open_store("memory:///")
         self.started: list[str] = []
+        self.registry = CollectorRegistry()
+        self.metrics = WorkerMetrics(self.registry)
 
     async def submit(self, priority: Priority = Priority.ROUTINE) -> str:
         job_id = str(uuid.uuid4())
@@ -82,7 +88,8 @@ class Site:
 
         stop = asyncio.Event()
         settings = WorkerSettings(f"w-{uuid.uuid4()}", places, lease_s, drain_s=0.2)
-        loop = WorkerLoop(settings, self.queue, self.ledger, self.store, Pipeline())
+        parts = (self.queue, self.ledger, self.store, Pipeline())
+        loop = WorkerLoop(settings, *parts, metrics=self.metrics)
         task = asyncio.create_task(loop.run(stop))
         try:
             yield stop
@@ -161,6 +168,88 @@ async def test_what_may_heal_is_tried_again_and_then_given_up(
     assert f"job={job_id} attempt=2 failed" in caplog.text
 
 
+async def test_each_end_of_an_attempt_is_counted_by_outcome_code_and_model(site: Site) -> None:
+    dead = await site.submit()
+    ends: dict[str, Exception] = {dead: Transient("Triton is away")}
+    ends |= {await site.submit(): Rejected(RefusalCode.GANTRY_TILT, "expected upright")}
+    ends |= {await site.submit(): Erased("the key was destroyed")}
+    done = await site.submit(Priority.STAT)
+
+    async def end(job: Job, progress: Progress) -> JobResult:
+        with progress.stage_of("fetch"):
+            progress.moved(100)
+        if error := ends.get(job.id):
+            raise error
+        progress.series.append(SegmentedSeries("brain_mr", "3", 24, 0.25))
+        return await site.process(job, progress)
+
+    async with site.worker(end):
+        async with asyncio.timeout(10):
+            while await site.queue.job_ids():
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(1.0)  # the longest pause before the second try
+        await site.queue.put(dead, Priority.ROUTINE)  # as the reconciler does
+        await site.ended(*ends, done)
+    seen = scrape_registry(site.registry)
+    told = [
+        (labels["outcome"], labels["code"], labels["priority"], labels["model"], value)
+        for labels, value in seen.samples("hounsfield_jobs_ended_total")
+    ]
+    assert sorted(told) == [
+        ("dead", "RETRIES_EXHAUSTED", "routine", "", 1.0),
+        ("done", "", "stat", "brain_mr", 1.0),
+        ("failed", "ERASED", "routine", "", 1.0),
+        ("rejected", "GANTRY_TILT", "routine", "", 1.0),
+        ("retried", "", "routine", "", 1.0),
+    ]
+    assert seen.total("hounsfield_turnaround_seconds_count") == 4  # every job once
+    assert seen.total("hounsfield_wait_seconds_count") == 4
+    assert seen.total("hounsfield_stage_seconds_count", stage="fetch") == 5  # every attempt
+    assert seen.total("hounsfield_stage_bytes_total", stage="fetch") == 500
+    assert seen.total("hounsfield_slices_total", model="brain_mr", version="3") == 24
+    assert seen.total("hounsfield_foreground_fraction_sum", model="brain_mr") == 0.25
+    assert seen.total("hounsfield_studies_in_work") == 0
+
+
+async def test_work_that_is_given_back_has_not_ended(site: Site) -> None:
+    async def endless(job: Job, progress: Progress) -> JobResult:
+        await asyncio.sleep(60)
+        raise LeaseLost("never")
+
+    job_id = await site.submit()
+    async with site.worker(endless):
+        async with asyncio.timeout(10):
+            while (await site.ledger.get(job_id)).state is not JobState.RUNNING:
+                await asyncio.sleep(0.02)
+        assert scrape_registry(site.registry).total("hounsfield_studies_in_work") == 1
+    seen = scrape_registry(site.registry)
+    assert seen.total("hounsfield_studies_in_work") == 0
+    assert list(seen.samples("hounsfield_jobs_ended_total")) == []
+
+
+async def test_every_attempt_enters_what_it_took(site: Site) -> None:
+    async def fail_once(job: Job, progress: Progress) -> JobResult:
+        progress.spending.cpu.seconds = float(job.attempt)
+        if job.attempt == 1:
+            raise Transient("Triton is away")
+        return await site.process(job, progress)
+
+    job_id = await site.submit()
+    async with site.worker(fail_once):
+        async with asyncio.timeout(10):
+            while (await site.ledger.get(job_id)).attempt < 1 or await site.queue.job_ids():
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(1.0)  # the longest pause before the second try
+        await site.queue.put(job_id, Priority.ROUTINE)  # as the reconciler does
+        (job,) = await site.ended(job_id)
+    day = timedelta(days=1)
+    (spent,) = [one async for one in site.ledger.spending(job.created_at, job.created_at + day)]
+    assert [(one.attempt, one.state, one.cost.cpu_us) for one in spent.attempts] == [
+        (1, JobState.QUEUED, 1_000_000),
+        (2, JobState.DONE, 2_000_000),
+    ]
+
+
 async def test_a_late_result_is_dropped_and_the_successors_stays(site: Site) -> None:
     took_over = asyncio.Event()
 
@@ -180,6 +269,9 @@ async def test_a_late_result_is_dropped_and_the_successors_stays(site: Site) -> 
             while await site.queue.job_ids():
                 await asyncio.sleep(0.01)
     assert (await site.ledger.get(job_id)).state is JobState.CANCELLED
+    ended = scrape_registry(site.registry)
+    assert ended.total("hounsfield_jobs_ended_total", outcome="lost") == 1
+    assert ended.total("hounsfield_turnaround_seconds_count") == 0
     assert [entry async for entry in site.store.list("results")] == []
 
 
@@ -237,9 +329,9 @@ class Unreliable(Ledger):
         self._stumble()
         return await super().claim(job_id, owner, lease_s)
 
-    async def finish(self, job: Job, result: JobResult) -> Job:
+    async def finish(self, job: Job, result: JobResult, costs: Sequence[AttemptCost] = ()) -> Job:
         self._stumble()
-        done = await super().finish(job, result)
+        done = await super().finish(job, result, costs)
         if self.lost_answers:
             self.lost_answers -= 1
             raise Transient("The answer was lost (as the test wants it)")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -25,6 +27,8 @@ from client.jobs import Job, JobState, Priority
 from client.limits import BundleLimits, ReadLimits, StudyLimits
 from client.objectstore.objects import ObjectStore, study_key
 from client.objectstore.stores import open_store
+from client.telemetry.traceexport import SpanSink
+from client.telemetry.traces import use
 from client.triton.fake import FakeSegmenter
 from client.triton.inference import ModelIdentity
 from client.vault.headers import (
@@ -40,6 +44,7 @@ from client.worker.progress import Progress
 from client.worker.study import StudyPipeline
 from preprocess.plan import SeriesPlan
 from preprocess.spec import ModelSpec
+from tests.collector import running_collector
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files
 
 pytestmark = pytest.mark.contract
@@ -180,6 +185,25 @@ async def test_a_study_becomes_a_segmentation_and_a_report(bench: Bench, orienta
     assert set(progress.timings_s) == {"fetch", "read", "segment", "write", "store"}
 
 
+async def test_what_a_study_takes_is_counted_whether_it_succeeds_or_not(bench: Bench) -> None:
+    progress, began = Progress(), time.monotonic()
+    done = await bench.process(await bench.job(bench.seal(head("axial"))), progress)
+    (row,) = progress.spending.costs()
+    assert (row.model, row.device, row.slices) == ("brain_mr", "cpu", 6)
+    assert (row.fetched_bytes, row.stored_bytes) == (done.object_bytes, done.result_bytes)
+    assert 0 < row.cpu_us < (time.monotonic() - began) * 1e6 * (os.cpu_count() or 1)
+    assert 0 < row.engine_us <= progress.timings_s["segment"] * 1e6
+
+    progress = Progress()
+    job = await bench.job(bench.seal(head("axial", modality="CT")))
+    with pytest.raises(Rejected):
+        await bench.process(job, progress)
+    (row,) = progress.spending.costs()
+    assert (row.model, row.engine_us, row.stored_bytes) == ("", 0, 0)
+    assert row.fetched_bytes == job.object_bytes
+    assert row.cpu_us > 0
+
+
 async def test_good_series_are_segmented_and_bad_ones_are_reported(bench: Bench) -> None:
     gap = [f for i, f in enumerate(head("axial", series=2)) if i != 3]
     files = [*head("axial", series=1), *gap, *head("axial", series=3, modality="CT")]
@@ -306,3 +330,37 @@ async def test_a_model_that_is_exchanged_again_and_again_is_waited_for(
     job = await bench.job(bench.seal(head("axial")))
     with pytest.raises(Transient, match="brain_mr was exchanged 3 times while one series"):
         await bench.process(job)
+
+
+async def test_a_retried_study_has_two_spans_in_its_senders_trace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    job = await bench.job(bench.seal(head("axial")))
+    first = replace(job, trace=f"00-{trace}-{parent}-01")
+    with running_collector() as collector:
+        sink = SpanSink(collector.endpoint, "worker", 0.0, None)
+        with use(sink.provider.get_tracer("test")):
+            with monkeypatch.context() as away:
+                away.setattr(FakeSegmenter, "segment", _is_away)
+                with pytest.raises(Transient):
+                    await bench.process(first)
+            await bench.process(replace(first, attempt=2))
+        sink.close()
+        lost, done = collector.named("study")
+        assert {span.trace for span in collector.spans} == {trace}
+        assert lost.parent == done.parent == parent
+        assert (lost.failed, done.failed) == ("Transient", None)
+        tries = [span.attributes["hounsfield.attempt"] for span in (lost, done)]
+        assert tries == [1, 2]
+        assert (done.attributes["hounsfield.model"], done.attributes["hounsfield.slices"]) == (
+            "brain_mr",
+            6,
+        )
+        stages = {span.name for span in collector.spans if span.parent == done.span}
+        assert stages == {"fetch", "read", "segment", "write", "store"}
+        assert not any(b"Canary" in body or b"hospital" in body for body in collector.raw)
+
+
+async def _is_away(*_: object, **__: object) -> None:
+    raise Transient("Canary: the server is away")

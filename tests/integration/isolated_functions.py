@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from client.errors import RefusalCode, Rejected
+from client.worker import isolation
 
 __all__ = (
     "allocate",
     "babble",
+    "boast",
+    "burn",
     "die_by",
     "double",
     "double_in_place",
@@ -54,6 +58,22 @@ def babble(text: str) -> Any:
 
     unpicklable.__qualname__ = text
     return unpicklable
+
+
+def burn(seconds: float) -> None:
+    """Use so many seconds of a core, half of them in a child."""
+    child = os.fork()
+    end = time.process_time() + seconds / 2
+    while time.process_time() < end:
+        pass
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def boast(seconds: float) -> None:
+    """Have this child say that it took so many seconds of a core."""
+    isolation._CpuTime.since_last_s = lambda _: seconds  # type: ignore[assignment,method-assign]
 
 
 def die_by(number: signal.Signals) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from client.errors import RefusalCode, Rejected
 from client.worker.blocks import BlockPool
+from client.worker.cputime import CpuMeter, CpuUse
 from client.worker.isolation import Assistants, Isolation, Runner
 from tests.integration import isolated_functions as functions
 
@@ -158,6 +159,40 @@ async def test_a_child_that_was_taken_over_runs_nothing_in_the_worker(
         await runner.run((), functions.take_over, str(tmp_path / "taken"))
     assert caught.value.code is RefusalCode.DECODER_CRASHED
     assert not (tmp_path / "taken").exists()
+
+
+async def test_what_a_child_takes_is_charged_to_the_attempt(runner: Runner) -> None:
+    meter, use = CpuMeter(lambda: 0.0), CpuUse()
+    with meter.attempt(use):
+        await runner.run((), functions.burn, 0.6)
+        first = use.seconds
+        await runner.run((), functions.double, np.ones(3))
+    assert 0.6 <= first < 1.2
+    assert use.seconds - first < 0.3  # of the last call alone
+
+
+async def test_a_child_that_says_nothing_is_charged_for_its_time() -> None:
+    meter, use = CpuMeter(lambda: 0.0), CpuUse()
+    with meter.attempt(use), pytest.raises(Rejected):
+        await Isolation(timeout_s=1.0, memory_bytes=4 * GIB).run((), time.sleep, 60)
+    assert 1.0 <= use.seconds < 5.0
+
+
+async def test_a_child_cannot_charge_more_than_there_are_cores(isolation: Isolation) -> None:
+    meter, use = CpuMeter(lambda: 0.0), CpuUse()
+    began = time.monotonic()
+    with meter.attempt(use):
+        await isolation.run((), functions.boast, 1e9)
+    assert 0 < use.seconds <= (time.monotonic() - began) * (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), "many"])
+async def test_a_child_that_says_nonsense_about_its_time_has_no_answer(
+    isolation: Isolation, seconds: float
+) -> None:
+    with pytest.raises(Rejected) as caught:
+        await isolation.run((), functions.boast, seconds)
+    assert caught.value.code is RefusalCode.DECODER_CRASHED
 
 
 async def test_a_reader_serves_once_and_an_assistant_stays(

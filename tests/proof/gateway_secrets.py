@@ -22,6 +22,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from client.crypto.binding import result_binding, study_binding
 from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.crypto.keyring import Keyring
@@ -116,8 +118,10 @@ async def _served(folder: Path) -> AsyncIterator[tuple[GatewayUnderTest, int, Pa
         queue = await owned.enter_async_context(StreamsQueue(queue_url, "test"))
         store = LocalObjectStore(home / "objects")
         behind = Behind(store, ledger, vault, queue, keys.worker_keys)
+        registry = CollectorRegistry()
+        objects = home / "objects"
         site = GatewayUnderTest(
-            Gateway(port, 0), keys, store, home / "objects", ledger, vault, queue, behind
+            Gateway(port, 0), keys, store, objects, ledger, vault, queue, behind, registry
         )
         await _until_ready(site, process)
         yield site, process.pid, home

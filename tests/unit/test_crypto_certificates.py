@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from client.crypto.certificates import (
     Credential,
     certificate_hosts,
+    ends_at,
     issue_gateway,
     issue_sender,
     make_authority,
@@ -213,3 +214,13 @@ def test_an_authority_with_another_kind_of_key_is_refused() -> None:
     for make in (lambda a: issue_sender(a, "a"), issue_gateway, lambda a: revoke(a, 1, None)):
         with pytest.raises(ConfigurationError, match=r"^The CA's private key must be an EC key\.$"):
             make(Credential(AUTHORITY.certificate, key))
+
+
+def test_certificates_and_revocation_lists_say_when_they_end() -> None:
+    sender = issue_sender(AUTHORITY, "radiology").certificate
+    assert ends_at(sender) == parse_certificate(sender).not_valid_after_utc
+    assert ends_at(revoke(AUTHORITY, 7, None)) == ISSUER.not_valid_after_utc
+    damaged = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+    for other, expected in ((b"", "PEM certificate"), (damaged, "PEM revocation list")):
+        with pytest.raises(ConfigurationError, match=expected):
+            ends_at(other)

@@ -11,6 +11,7 @@ from client.triton.backlog import (
     allowed_slices,
     next_target,
     request_slices,
+    waited_s,
     waiting_slices,
 )
 
@@ -26,6 +27,14 @@ def test_slices_that_wait_follow_from_the_time_they_waited() -> None:
     assert waiting_slices(before, after, 2.5) == pytest.approx(8)
     assert waiting_slices(before, before, 2.5) is None
     assert waiting_slices(after, Reading(0, 0, 0), 2.5) is None
+
+
+def test_a_requests_wait_is_the_sum_of_its_queues() -> None:
+    """Half a second in the first, a tenth in the second; the third did nothing."""
+    before = [Reading(1_000_000_000, 7, 28), Reading(0, 0, 0), Reading(5, 5, 5)]
+    after = [Reading(6_000_000_000, 17, 68), Reading(400_000_000, 4, 4), Reading(5, 5, 5)]
+    assert waited_s(before, after) == pytest.approx(0.6)
+    assert waited_s(after, before) == 0.0  # reloaded: its counters began again
 
 
 @pytest.mark.parametrize(
