@@ -22,12 +22,14 @@ __all__ = (
     "TritonSettings",
     "admin_headers",
     "server_command",
+    "serving_arguments",
     "worker_headers",
 )
 
 ADMIN_PROTOCOLS = ("model-repository", "trace", "logging")
 WORKER_PROTOCOLS = ("shared-memory", "statistics")
 _HEADER = "triton-grpc-protocol-"
+_WITHOUT_GPU = ("--allow-gpu-metrics=false", "--pinned-memory-pool-byte-size=0")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class TritonSettings:
         admin_key: Opens every restricted protocol: loading models, trace and log settings, and what
             the worker's key opens.
         exit_timeout_s: How long requests in flight may take after SIGTERM.
+        otlp_endpoint: Where spans of traced requests go by OTLP/HTTP; "": none are made.
     """
 
     repository: Path
@@ -54,6 +57,7 @@ class TritonSettings:
     metrics_port: int = 0
     admin_key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     exit_timeout_s: int = 10
+    otlp_endpoint: str = ""
 
     @property
     def grpc_url(self) -> str:
@@ -134,26 +138,53 @@ def server_command(settings: TritonSettings) -> ServerCommand:
     root = str(Path(__file__).parents[2])
     launch = (sys.executable, "-m", "client.triton.launch", str(installation.server))
     arguments = (
+        *installation.arguments(),
+        *serving_arguments(settings),
+        "--allow-http=false",
+        f"--metrics-address={settings.host}",
+    )
+    return ServerCommand(
+        argv=(*launch, *arguments), env=installation.environment() | {"PYTHONPATH": root}
+    )
+
+
+def serving_arguments(settings: TritonSettings) -> tuple[str, ...]:
+    """What is served, how, and to whom: the same for an embedded server and one in a container.
+
+    Args:
+        settings: With ports and models, see ``TritonSettings.resolved``.
+
+    Returns:
+        Arguments; the keys are among them.
+    """
+    return (
         f"--model-repository={settings.repository}",
-        f"--backend-directory={installation.backends}",
-        f"--cache-directory={installation.root / 'caches'}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in settings.models),
         f"--model-config-name={settings.profile}",
         "--disable-auto-complete-config",
-        "--allow-http=false",
         f"--grpc-address={settings.host}",
         f"--grpc-port={settings.grpc_port}",
-        f"--metrics-address={settings.host}",
         f"--metrics-port={settings.metrics_port}",
-        "--allow-gpu-metrics=false",
-        "--pinned-memory-pool-byte-size=0",
         f"--grpc-restricted-protocol={','.join(ADMIN_PROTOCOLS)}:admin-key={settings.admin_key}",
         f"--grpc-restricted-protocol={','.join(WORKER_PROTOCOLS)}:worker-key={settings.worker_key}",
         f"--exit-timeout-secs={settings.exit_timeout_s}",
+        *(_WITHOUT_GPU if settings.profile == "cpu" else ()),
+        *_trace_arguments(settings.otlp_endpoint),
     )
-    return ServerCommand(
-        argv=(*launch, *arguments), env=installation.environment() | {"PYTHONPATH": root}
+
+
+def _trace_arguments(endpoint: str) -> tuple[str, ...]:
+    """Has spans made of those requests alone that come with a ``traceparent``."""
+    if not endpoint:
+        return ()
+    return (
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        "--trace-config=rate=0",
+        f"--trace-config=opentelemetry,url={endpoint.rstrip('/')}/v1/traces",
+        "--trace-config=opentelemetry,resource=service.name=triton",
+        "--trace-config=opentelemetry,resource=service.namespace=hounsfield",
     )
 
 
