@@ -1,0 +1,1 @@
+"""Alerts and dashboards: read, made, and checked against the metrics that exist."""
