@@ -1,0 +1,1 @@
+"""Load tests with locust: studies by schedule through the whole system, judged by an SLO file."""
