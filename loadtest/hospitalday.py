@@ -2,12 +2,14 @@
 
 kind, hour of the day, hospitals ──▶ studies per hour ──a seed──▶ when each one comes
 
-**An assumption, not a measurement.** The volumes are of a general hospital of about 400 beds on a
-working day; hours are local time. Put your own hospital's counts in their place (a RIS can export
-them) before you buy hardware by the outcome. What is known and was followed: X-ray and CT go on
-all night, MR is scheduled by day; most work comes in the morning and early afternoon. Of the
-examinations outside office hours a third was asked for between 16:00 and 20:00 of working days and
-a third between 20:00 and 08:00 (Peters et al., Radiologe 37:124, 1997; 65,113 examinations).
+**An assumption, not a measurement.** 400 studies on a mean day, all MR taken for head MR; hours are
+local time. Put your own hospital's counts in their place (a RIS can export them) before you buy
+hardware by the outcome. What is known and was followed: the shares of CT, MR and X-ray are those
+of England's Diagnostic Imaging Dataset, April 2012 (230,495, 159,745 and 1,567,800 examinations).
+X-ray and CT go on all night, MR is scheduled by day; most work comes in the morning and early
+afternoon. Of the examinations outside office hours a third was asked for between 16:00 and 20:00
+of working days and a third between 20:00 and 08:00 (Peters et al., Radiologe 37:124, 1997; 65,113
+examinations).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Kind:
 
     Attributes:
         name: ``mr_head``, ``ct`` or ``xray``.
-        per_day: Studies of one hospital on a mean working day.
+        per_day: Studies of one hospital on a mean day.
         stat: Part of them that are STAT.
         by_hour: 24 weights, the hours from midnight; only their proportions count.
     """
@@ -61,11 +63,11 @@ class Kind:
 KINDS: Mapping[str, Kind] = MappingProxyType({
     kind.name: kind
     for kind in (
-        Kind("mr_head", 15.0, 0.10,
+        Kind("mr_head", 33.0, 0.10,
              (0, 0, 0, 0, 0, 0, 1, 5, 8, 10, 10, 10, 8, 9, 10, 9, 8, 5, 3, 2, 1, 1, 0, 0)),
-        Kind("ct", 80.0, 0.25,
+        Kind("ct", 47.0, 0.25,
              (2, 2, 1, 1, 1, 2, 3, 5, 8, 10, 11, 11, 9, 9, 10, 10, 9, 8, 7, 6, 5, 4, 3, 3)),
-        Kind("xray", 200.0, 0.15,
+        Kind("xray", 320.0, 0.15,
              (2, 2, 2, 2, 3, 5, 7, 8, 11, 13, 14, 13, 10, 10, 12, 12, 10, 9, 8, 7, 6, 5, 4, 3)),
     )
 })

@@ -1,0 +1,1 @@
+"""A discrete-event model of the service: arrivals, queue, pods, autoscalers."""
