@@ -92,7 +92,7 @@ def test_nothing_is_lost_when_the_worker_is_killed(tmp_path: Path, random_reposi
     assert sum(shares) == sent
     assert max(shares) - min(shares) <= 1
     # Open load: while the worker was away studies went on being sent, side by side.
-    assert any(json.loads(text.splitlines()[-1])["most_in_flight"] > 3 for text in journals)
+    assert sum(json.loads(text.splitlines()[-1])["most_in_flight"] for text in journals) > 3
 
 
 def test_a_broken_limit_is_status_1(tmp_path: Path, random_repository: Path) -> None:

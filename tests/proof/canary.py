@@ -172,24 +172,32 @@ async def _crash_the_decoder(
     stack: LocalStack, client: IngestClient, study: CanaryStudy, findings: Findings
 ) -> None:
     """Crash the process that reads this study, in the middle of it."""
-    job = await client.submit(study.files)
     worker = psutil.Process(await asyncio.to_thread(stack.pid, "worker"))
+    writers = set(_children_of_children(worker))
+    job = await client.submit(study.files)
     async with asyncio.timeout(60):
-        while not _crashed_a_reader(worker):
+        while not _crashed_a_reader(worker, writers):
             await asyncio.sleep(0.005)
     findings.crashes["decoder"] += 1
     await _check_end(client, study, await client.wait(job.id), findings)
 
 
-def _crashed_a_reader(worker: psutil.Process) -> bool:
-    for server in worker.children():
-        for reader in server.children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                # Half a second of work is still to come; what was just forked is not yet reading.
-                if reader.cpu_times().user > 0.05:
-                    reader.send_signal(signal.SIGSEGV)
-                    return True
+def _crashed_a_reader(worker: psutil.Process, others: set[psutil.Process]) -> bool:
+    for reader in _children_of_children(worker):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # Half a second of work is still to come; what was just forked is not yet reading.
+            forks = reader.children()  # they decode frames
+            if reader not in others and any(p.cpu_times().user > 0.05 for p in (reader, *forks)):
+                reader.send_signal(signal.SIGSEGV)
+                return True
     return False
+
+
+def _children_of_children(worker: psutil.Process) -> Iterator[psutil.Process]:
+    """Readers and writers: the fork server is the worker's child, they are its."""
+    for server in worker.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from server.children()
 
 
 async def _lie(
