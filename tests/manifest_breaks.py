@@ -193,7 +193,7 @@ SCALING = (
     Break("one stream of two", "scaler-streams", "ScaledObject", "spec triggers redis-streams", GONE, "production"),
     Break("no fallback", "scaler-fallback", "ScaledObject", "spec fallback", GONE, "production"),
     Break("a cool-down too short", "scaler-cooldown", "ScaledObject", "spec cooldownPeriod", 60, "production"),
-    Break("no floor", "scaler-floor", "ScaledObject", "spec triggers cron", GONE, "production"),
+    Break("no floor", "scaler-floor", "ScaledObject", "spec triggers cron", GONE, "cloud-example"),
     Break("no authentication", "scaler-authentication", "TriggerAuthentication", "", GONE, "production"),
 )
 # fmt: on
