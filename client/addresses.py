@@ -1,10 +1,13 @@
-"""host:port, as settings spell where something listens."""
+"""host:port, as settings spell where something listens, and ports that are free."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
 from client.errors import ConfigurationError
 
-__all__ = ("host_and_port", "next_port")
+__all__ = ("free_ports", "host_and_port", "next_port")
 
 _HIGHEST = 65535
 
@@ -37,3 +40,12 @@ def next_port(address: str) -> str:
     following = f"{address.rpartition(':')[0]}:{port + 1}"
     host_and_port(following)
     return following
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Return ports that nobody listens on now, all different; nothing keeps them free."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from client.addresses import free_ports
 from client.process import tied_command
 
 __all__ = ("azure_environment", "azurite", "find_azurite")
@@ -54,9 +54,7 @@ def azurite(container: str) -> Iterator[str | None]:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="hounsfield-azurite-") as folder:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", folder]
         node = shutil.which("node") or "node"
         command = [node, os.path.realpath(program), *options, "--silent", "--disableTelemetry"]

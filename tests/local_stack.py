@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +23,7 @@ from client.settings import Settings
 from client.stack import control
 from client.stack.scratch import scratch_stack
 
-__all__ = ("LocalStack", "running_stack")
+__all__ = ("LocalStack", "running_stack", "two_ports")
 
 
 class LocalStack:
@@ -37,6 +41,19 @@ class LocalStack:
     def environment(self) -> dict[str, str]:
         """Variables with which the command line finds this stack."""
         return {**os.environ, **self.settings.environment()}
+
+    def hounsfield(self, *arguments: object, code: int = 0) -> Any:
+        """Run the command line with --json; return what it printed. It must end with ``code``."""
+        done = subprocess.run(
+            [Path(sys.executable).with_name("hounsfield"), *map(str, arguments), "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout) if done.stdout else json.loads(done.stderr.splitlines()[-1])
 
     def client(self) -> IngestClient:
         """A sender's connection, as the stack's own tenant."""
@@ -72,3 +89,15 @@ def running_stack(home: Path, **changes: Any) -> Iterator[LocalStack]:
     """Start a stack in ``home`` with these settings, stop it at the end."""
     with scratch_stack(home, **changes) as settings:
         yield LocalStack(settings)
+
+
+def two_ports() -> str:
+    """An address whose port and the next one are free, as a stack with metrics needs."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            try:
+                with socket.create_server(("127.0.0.1", port + 1)):
+                    return f"127.0.0.1:{port}"
+            except (OSError, OverflowError):
+                continue

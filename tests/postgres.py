@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from client.addresses import free_ports
 from client.process import tied_command
 
 __all__ = ("find_initdb", "postgres_command", "postgres_url")
@@ -63,7 +63,7 @@ def postgres_command(initdb: Path, folder: Path, *options: str) -> tuple[Sequenc
     manner = ["-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync"]
     made = _command(account, str(initdb), "-D", str(data), *manner)
     subprocess.run(made, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-    port = _free_port()
+    (port,) = free_ports(1)
     options = (f"-p{port}", f"-k{folder}", "-hlocalhost", "-cmax_connections=40", *options)
     program = str(initdb.with_name("postgres"))
     command = _command(account, program, "-D", str(data), *options)
@@ -86,13 +86,6 @@ def _unprivileged_account() -> int | None:
         except KeyError:
             continue
     raise RuntimeError("PostgreSQL does not run as root, and there is no other account.")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_ready(pg_isready: Path, port: int | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -13,9 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+from client.addresses import free_ports
 from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.process import tied_command
 
@@ -55,7 +55,8 @@ class Seaweed:
     def __init__(self, weed: Path, folder: Path) -> None:
         self._weed = weed
         self._folder = folder
-        self._ports = _free_ports()
+        names = [_TLS_PORT, *_PORTS, *(f"{name}.grpc" for name in _PORTS)]
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self._server: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._ports['s3.port']}"
         self._keys = KeyDirectory(folder / "keys")
@@ -174,12 +175,3 @@ def seaweed() -> Iterator[Seaweed | None]:
             yield server
         finally:
             server.kill()
-
-
-def _free_ports() -> dict[str, int]:
-    names = [_TLS_PORT, *_PORTS, *(f"{name}.grpc" for name in _PORTS)]
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in names]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return {n: p.getsockname()[1] for n, p in zip(names, probes, strict=True)}

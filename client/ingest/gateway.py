@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client.access.identity import AccessSettings, Authenticator
 from client.crypto.keydirectory import TlsFiles
 from client.crypto.keyring import load_public_keys
-from client.errors import ClientError, ConfigurationError
+from client.errors import ClientError
 from client.ingest.intake import Behind
 from client.ingest.interceptor import IngestInterceptor
 from client.ingest.servertls import ServerTls
@@ -25,10 +24,10 @@ from client.ingest.service import IngestService
 from client.ingest.tracing import TraceInterceptor
 from client.limits import ServiceLimits, TransportLimits
 from client.proto import ingest_pb2_grpc
-from client.telemetry.health import READY
+from client.telemetry.health import READY, bind
 from client.telemetry.metrics import GatewayMetrics
 
-__all__ = ("READY", "Gateway", "GatewaySettings", "serve")
+__all__ = ("Gateway", "GatewaySettings", "serve")
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -96,13 +95,13 @@ async def serve(
         main = _server(settings.transport, TraceInterceptor(), interceptor)
         ingest_pb2_grpc.add_IngestServicer_to_server(service, main)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(checks, main)
-        port = _bind(main, settings.listen, tls.credentials())
+        port = bind(main, settings.listen, tls.credentials())
         health_port = 0
         servers = [main]
         if settings.health_listen:
             probes = _server(settings.transport)
             health_pb2_grpc.add_HealthServicer_to_server(checks, probes)
-            health_port = _bind(probes, settings.health_listen, None)
+            health_port = bind(probes, settings.health_listen)
             servers.append(probes)
         for server in servers:
             await server.start()
@@ -147,17 +146,6 @@ def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:
 
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _bind(server: grpc.aio.Server, address: str, credentials: Any) -> int:
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"Cannot listen on {address}: it is taken, or is not an address of this machine."
-        ) from error
 
 
 async def _watch_readiness(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from client.addresses import free_ports
 from client.settings import Settings, load_settings
 from client.stack import control
 
@@ -42,9 +42,7 @@ def scratch_stack(home: Path, **changes: Any) -> Iterator[Settings]:
     Raises:
         ConfigurationError: A part is missing or did not start.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        gateway = f"127.0.0.1:{probe.getsockname()[1]}"
+    gateway = f"127.0.0.1:{free_ports(1)[0]}"
     blank = dict.fromkeys(_EMBEDDED, "")
     chosen = {**blank, "home": str(home), "gateway": gateway, **changes}
     settings = replace(load_settings(), **chosen).resolved()

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client.discretion import place_of
 from client.errors import ClientError, ConfigurationError
 
-__all__ = ("READY", "serve_health")
+__all__ = ("READY", "bind", "serve_health")
 
 _LOG = logging.getLogger(__name__)
 READY = "ready"
@@ -56,7 +56,7 @@ async def serve_health(
     checks = health.aio.HealthServicer()
     server = grpc.aio.server(options=_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    port = _bind(server, listen)
+    port = bind(server, listen)
     await checks.set(READY, _NOT_SERVING)
     await server.start()
     looking = asyncio.create_task(_look(checks, check, interval_s, timeout_s))
@@ -69,9 +69,23 @@ async def serve_health(
         await server.stop(None)
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> int:
+def bind(
+    server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None = None
+) -> int:
+    """Have a server listen; return the port it took.
+
+    Args:
+        server: Not started yet.
+        listen: ``host:port``; port 0 takes a free one.
+        credentials: None: without TLS.
+
+    Raises:
+        ConfigurationError: The address is none, or is taken.
+    """
     try:
-        return server.add_insecure_port(listen)
+        if credentials is None:
+            return server.add_insecure_port(listen)
+        return server.add_secure_port(listen, credentials)
     except RuntimeError as error:
         raise ConfigurationError(
             f"Cannot listen on {listen}: it is taken, or is not an address of this machine."

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from client.addresses import free_ports
 from client.errors import ConfigurationError
 from client.triton.installation import find_installation
 from preprocess.spec import ModelSpec, SpecError, find_model_specs
@@ -95,7 +95,7 @@ class TritonSettings:
 
     def resolved(self) -> TritonSettings:
         """The same settings with every port and model named."""
-        ports = _free_ports(self.host, 2)
+        ports = free_ports(2, self.host)
         return replace(
             self,
             repository=self.repository.absolute(),
@@ -200,15 +200,3 @@ def worker_headers(worker_key: str) -> dict[str, str]:
 
 def _worker_key(admin_key: str) -> str:
     return hmac.digest(admin_key.encode(), b"worker", "sha256").hex()
-
-
-def _free_ports(host: str, count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for held in sockets:
-            held.bind((host, 0))
-        return [int(held.getsockname()[1]) for held in sockets]
-    finally:
-        for held in sockets:
-            held.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Self
 import aiohttp
 import numpy as np
 
+from client.addresses import free_ports
 from client.errors import ConfigurationError, Transient
 from loadtest.material import Material
 from loadtest.peers.children import Child
@@ -112,7 +112,7 @@ class Peer:
             ConfigurationError: Its environment is not installed, or it did not answer.
         """
         python = self._environment.require()
-        port = _free_port()
+        (port,) = free_ports(1)
         argv = [argument.format(port=port) for argument in SERVERS[self._name]]
         self._url = f"http://127.0.0.1:{port}/segment"
         async with contextlib.AsyncExitStack() as stack:
@@ -217,9 +217,3 @@ def _session() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         auto_decompress=False,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

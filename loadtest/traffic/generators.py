@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.addresses import free_ports
 from client.errors import ConfigurationError, Transient
 from client.process import tied_command
 from client.settings import Settings
@@ -93,7 +93,7 @@ def start_generators(
     if count > 1:
         # A master sends nothing, and waits for its workers in a way that only works when patched.
         environments = [environment, *[environment | unpatched] * count]
-        port = str(_free_port())
+        port = str(free_ports(1)[0])
         commands[0] += ["--master", "--master-bind-port", port, "--expect-workers", str(count)]
         commands += [[*base, "--worker", "--master-port", port]] * count
     path = out / "locust.log"
@@ -113,12 +113,6 @@ def start_generators(
         yield Generators(children[0], tuple(children[1:]), path)
     finally:
         _end(children)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:

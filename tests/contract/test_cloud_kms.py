@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from client.addresses import free_ports
 from client.crypto.certificates import issue_gateway, make_authority
 from client.crypto.cloudkms import CloudKeyManager
 from client.crypto.kms import KeyManager, LocalKeyManager, open_key_manager
@@ -108,13 +108,6 @@ class TransitHandler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def check_promises(manager: KeyManager, other: KeyManager) -> None:
     """What every key manager promises."""
     key_id, wrapped = manager.wrap(SECRET, CONTEXT)
@@ -144,7 +137,9 @@ def test_vault_s_refusals_are_told_apart(
     with pytest.raises(ConfigurationError, match="InvalidPath"):
         CloudKeyManager(f"{vault_server}2").wrap(SECRET, CONTEXT)
     with pytest.raises(Transient, match="HashiCorp Vault is away"):
-        CloudKeyManager(f"hcvault://localhost:{free_port()}/transit/keys/k").wrap(SECRET, CONTEXT)
+        CloudKeyManager(f"hcvault://localhost:{free_ports(1)[0]}/transit/keys/k").wrap(
+            SECRET, CONTEXT
+        )
     monkeypatch.setenv("VAULT_TOKEN", "another")
     with pytest.raises(ConfigurationError, match="Forbidden") as caught:
         CloudKeyManager(vault_server).wrap(SECRET, CONTEXT)
@@ -177,7 +172,7 @@ def aws_key(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A key in moto's server."""
     for module in ("moto", "boto3", "flask"):
         pytest.importorskip(module, reason="no moto[server,kms]: see docs/keys.md")
-    port = free_port()
+    (port,) = free_ports(1)
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
@@ -219,7 +214,7 @@ def test_aws_keeps_what_a_key_manager_promises(
     check_promises(CloudKeyManager(aws_key), CloudKeyManager(f"{aws_key}2"))
     with pytest.raises(ConfigurationError, match="AWS KMS does not let us"):
         CloudKeyManager(f"{aws_key.rpartition('/')[0]}/{'0' * 36}").wrap(SECRET, CONTEXT)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(Transient, match="EndpointConnectionError"):
         CloudKeyManager(aws_key).wrap(SECRET, CONTEXT)
 

@@ -147,6 +147,15 @@ async def test_an_erased_patients_study_fails_for_good(site: Site) -> None:
     assert (job.state, job.code, job.attempt) == (JobState.FAILED, "ERASED", 1)
 
 
+async def tried_again(site: Site, job_id: str) -> None:
+    """Queue a job whose first try failed, once its pause is over, as the reconciler does."""
+    async with asyncio.timeout(10):
+        while (await site.ledger.get(job_id)).attempt < 1 or await site.queue.job_ids():
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(1.0)  # the longest pause before the second try
+    await site.queue.put(job_id, Priority.ROUTINE)
+
+
 @pytest.mark.parametrize("error", [Transient("Triton is away"), ValueError("Doe^Jane")])
 async def test_what_may_heal_is_tried_again_and_then_given_up(
     site: Site, error: Exception, caplog: pytest.LogCaptureFixture
@@ -156,11 +165,7 @@ async def test_what_may_heal_is_tried_again_and_then_given_up(
 
     job_id = await site.submit()
     async with site.worker(fail):
-        async with asyncio.timeout(10):
-            while (await site.ledger.get(job_id)).attempt < 1 or await site.queue.job_ids():
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(1.0)  # the longest pause before the second try
-        await site.queue.put(job_id, Priority.ROUTINE)  # as the reconciler does
+        await tried_again(site, job_id)
         (job,) = await site.ended(job_id)
     assert (job.state, job.code, job.attempt) == (JobState.DEAD, "RETRIES_EXHAUSTED", 2)
     history = " ".join(event.detail for event in await site.ledger.events(job_id))
@@ -236,11 +241,7 @@ async def test_every_attempt_enters_what_it_took(site: Site) -> None:
 
     job_id = await site.submit()
     async with site.worker(fail_once):
-        async with asyncio.timeout(10):
-            while (await site.ledger.get(job_id)).attempt < 1 or await site.queue.job_ids():
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(1.0)  # the longest pause before the second try
-        await site.queue.put(job_id, Priority.ROUTINE)  # as the reconciler does
+        await tried_again(site, job_id)
         (job,) = await site.ended(job_id)
     day = timedelta(days=1)
     (spent,) = [one async for one in site.ledger.spending(job.created_at, job.created_at + day)]

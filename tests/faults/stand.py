@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from client.addresses import free_ports
 from client.crypto.keydirectory import create_key_directory
 from client.faultpoints import VARIABLE
 from client.process import tied_command
@@ -150,9 +150,7 @@ async def stand(
     around = around or Surroundings(None, None)
     faults = folder / "faults"
     faults.mkdir()
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        gateway = f"{host}:{probe.getsockname()[1]}"
+    gateway = f"{host}:{free_ports(1, host)[0]}"
     chosen: dict[str, Any] = {
         "home": str(folder / "s"),
         "gateway": gateway,

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -32,20 +29,6 @@ SLICES = 181
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     with running_stack(tmp_path_factory.mktemp("cost")) as running:
         yield running
-
-
-def hounsfield(stack: LocalStack, *arguments: object) -> Any:
-    """Run the command line with --json; return what it printed."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("hounsfield"), *map(str, arguments), "--json"],
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 async def computed_s(stack: LocalStack) -> float:
@@ -70,10 +53,10 @@ async def spending(stack: LocalStack) -> list[JobSpending]:
 
 def test_a_studys_cost_is_what_it_took(stack: LocalStack, tmp_path: Path) -> None:
     before, began = asyncio.run(computed_s(stack)), time.monotonic()
-    job = hounsfield(stack, "submit", *sorted(SAMPLE.glob("*.dcm")), "--wait")
+    job = stack.hounsfield("submit", *sorted(SAMPLE.glob("*.dcm")), "--wait")
     wall_s = time.monotonic() - began
     computed = asyncio.run(computed_s(stack)) - before
-    hounsfield(stack, "fetch", job["id"], "--out", tmp_path)
+    stack.hounsfield("fetch", job["id"], "--out", tmp_path)
 
     (spent,) = asyncio.run(spending(stack))
     (attempt,) = spent.attempts
@@ -90,7 +73,7 @@ def test_a_studys_cost_is_what_it_took(stack: LocalStack, tmp_path: Path) -> Non
     sizes = sorted(path.stat().st_size for path in objects)
     assert sizes == sorted([cost.fetched_bytes, cost.stored_bytes])
 
-    told = hounsfield(stack, "report", "cost", "--since", "2020-01-01", "--by", "study")
+    told = stack.hounsfield("report", "cost", "--since", "2020-01-01", "--by", "study")
     (line,) = told["lines"]
     assert line["study"] == job["id"]
     assert line["engines"] == [

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +14,7 @@ import yaml
 from scripts.monitoring.__main__ import BOARDS
 from scripts.monitoring.boards import Graph
 from scripts.monitoring.rules import RULES, records
-from tests.local_stack import LocalStack, running_stack
+from tests.local_stack import LocalStack, running_stack, two_ports
 from tests.prometheus_tools import Prometheus, find_program, running_prometheus
 
 pytestmark = pytest.mark.integration
@@ -35,7 +32,7 @@ def stack(
 ) -> Iterator[LocalStack]:
     find_program("prometheus")
     home = tmp_path_factory.mktemp("live")
-    metrics = f"127.0.0.1:{two_free_ports()}"
+    metrics = two_ports()
     with running_stack(
         home, metrics_listen=metrics, model_repository=str(random_repository)
     ) as running:
@@ -44,7 +41,7 @@ def stack(
 
 @pytest.fixture(scope="module")
 def prometheus(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Looks at the stack while two studies go the whole way."""
+    """Looks at the stack while three studies go the whole way."""
     folder = tmp_path_factory.mktemp("prometheus")
     host, _, port = stack.settings.metrics_listen.rpartition(":")
     targets = {
@@ -53,7 +50,7 @@ def prometheus(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> I
         "triton": f"{host}:{triton_metrics_port(stack)}",
     }
     rules = every_second(folder / "rules")
-    address = f"127.0.0.1:{two_free_ports()}"
+    address = two_ports()
     with running_prometheus(folder, address, rules, targets) as server:
         wait_for(server, 'count(up{container=~"gateway|worker|triton"} == 1) == 3')
         for priority in ("stat", "routine", "routine"):
@@ -62,19 +59,6 @@ def prometheus(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> I
         wait_for(server, "hounsfield:ended:sum == 3", 90)  # what has ended is counted each minute
         time.sleep(3)
         yield server
-
-
-def two_free_ports() -> int:
-    """The lower of two neighbouring ports that nobody listens on."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            try:
-                other.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
 
 
 def triton_metrics_port(stack: LocalStack) -> str:
@@ -99,15 +83,7 @@ def every_second(folder: Path) -> Path:
 
 def submit(stack: LocalStack, priority: str) -> None:
     slices = sorted(SAMPLE.glob("*.dcm"))[80:96]
-    program = Path(sys.executable).with_name("hounsfield")
-    done = subprocess.run(
-        [program, "submit", *slices, "--wait", "--again", "--priority", priority],
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    stack.hounsfield("submit", *slices, "--wait", "--again", "--priority", priority)
 
 
 def wait_for(server: Prometheus, expression: str, longest_s: float = 30.0) -> None:

@@ -7,7 +7,6 @@ import json
 import random
 import secrets
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from client.secretfiles import SECRETS
 from client.stack import control
 from client.telemetry.catalogue import EVERY, GATEWAY, WORKER
 from client.version import SOFTWARE_VERSION
-from tests.local_stack import LocalStack, running_stack
+from tests.local_stack import LocalStack, running_stack, two_ports
 from tests.proof.canary_studies import CanaryStudy, canary_studies
 from tests.proof.traces import Searcher
 from tests.scrapes import Scrape, scrape
@@ -52,18 +51,6 @@ class Passed:
 
     def done(self) -> list[Job]:
         return [job for job in self.jobs if job.state is JobState.DONE]
-
-
-def two_ports() -> str:
-    """An address whose port and the next one are free."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as first:
-            port = first.getsockname()[1]
-            try:
-                with socket.create_server(("127.0.0.1", port + 1)):
-                    return f"127.0.0.1:{port}"
-            except (OSError, OverflowError):
-                continue
 
 
 @pytest.fixture(scope="module")

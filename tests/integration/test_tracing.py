@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pydicom
 import pytest
@@ -24,19 +20,6 @@ SAMPLE = Path(__file__).parents[2] / "samples" / "colin27_mr"
 ATTRIBUTES = {"job", "attempt", "priority", "model", "slices", "code"}
 _TRITON_EVERY_S = 6.0
 TRITON = {"model_name", "model_version", "trace_id", "trace_parent_id"}
-
-
-def _submit(stack: LocalStack, *arguments: object) -> Any:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("hounsfield"), "submit", *map(str, arguments), "--json"],
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +39,7 @@ def stack(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def seen(stack: LocalStack, collector: Collector) -> dict[str, list[SeenSpan]]:
     """The spans of the sample study, sent by the command line, by name."""
-    job = _submit(stack, *sorted(SAMPLE.glob("*.dcm")), "--priority", "stat", "--wait")
+    job = stack.hounsfield("submit", *sorted(SAMPLE.glob("*.dcm")), "--priority", "stat", "--wait")
     assert job["state"] == "done"
     collector.until(lambda there: bool(there.named("study") and there.named("InferRequest")))
     collector.settle(_TRITON_EVERY_S)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,57 +33,43 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield running
 
 
-def hounsfield(stack: LocalStack, *arguments: object, code: int = 0) -> Any:
-    """Run the command line with --json; return what it printed."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("hounsfield"), *map(str, arguments), "--json"],
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout) if done.stdout else json.loads(done.stderr.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def result(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The sample study sent, done and fetched by the command line."""
     slices = sorted(SAMPLE.glob("*.dcm"))
-    job = hounsfield(stack, "submit", *slices, "--priority", "stat", "--wait")
+    job = stack.hounsfield("submit", *slices, "--priority", "stat", "--wait")
     out = tmp_path_factory.mktemp("out")
-    files = hounsfield(stack, "fetch", job["id"], "--out", out)
+    files = stack.hounsfield("fetch", job["id"], "--out", out)
     return {"job": job, "out": out, "files": files}
 
 
 def test_the_command_line_tells_the_whole_story(stack: LocalStack, result: dict[str, Any]) -> None:
     job = result["job"]
     assert (job["state"], job["priority"], job["attempt"]) == ("done", "stat", 1)
-    assert hounsfield(stack, "show", job["id"])["state"] == "done"
-    assert [j["id"] for j in hounsfield(stack, "jobs")] == [job["id"]]
+    assert stack.hounsfield("show", job["id"])["state"] == "done"
+    assert [j["id"] for j in stack.hounsfield("jobs")] == [job["id"]]
     assert {Path(f["file"]).name for f in result["files"]} == {
         "measurements.json",
         "segmentation-001.dcm",
     }
-    assert {s["service"]: s["state"] for s in hounsfield(stack, "status")} == dict.fromkeys(
+    assert {s["service"]: s["state"] for s in stack.hounsfield("status")} == dict.fromkeys(
         ("queue", "triton", "gateway", "worker"), "ready"
     )
-    kinds = {key["kind"] for key in hounsfield(stack, "keys", "list")}
+    kinds = {key["kind"] for key in stack.hounsfield("keys", "list")}
     assert kinds == {"ca", "gateway", "sender", "worker", "result", "kek"}
-    assert all(check["state"] == "ok" for check in hounsfield(stack, "doctor"))
-    assert hounsfield(stack, "cancel", job["id"])["state"] == "done"
+    assert all(check["state"] == "ok" for check in stack.hounsfield("doctor"))
+    assert stack.hounsfield("cancel", job["id"])["state"] == "done"
 
 
 def test_errors_have_exit_codes_and_say_what_to_do(stack: LocalStack, tmp_path: Path) -> None:
-    missing = hounsfield(stack, "show", "00000000-0000-4000-8000-000000000000", code=6)
+    missing = stack.hounsfield("show", "00000000-0000-4000-8000-000000000000", code=6)
     assert missing["error"]["kind"] == "NotFound"
-    nothing = hounsfield(stack, "submit", tmp_path / "no-such-folder", code=3)
+    nothing = stack.hounsfield("submit", tmp_path / "no-such-folder", code=3)
     assert "does not exist" in nothing["error"]["message"]
     (tmp_path / "letter.txt").write_text("not a DICOM file")
-    refused = hounsfield(stack, "submit", tmp_path, "--wait", code=4)
+    refused = stack.hounsfield("submit", tmp_path, "--wait", code=4)
     assert refused["code"] == "NOT_DICOM"
-    again = hounsfield(stack, "up", code=3)
+    again = stack.hounsfield("up", code=3)
     assert "already running" in again["error"]["message"]
 
 
@@ -165,8 +149,8 @@ def test_down_leaves_no_process_behind(tmp_path: Path, random_repository: Path) 
     with running_stack(tmp_path, model_repository=str(random_repository)) as stack:
         family = stack.processes()
         assert len(family) >= 6
-        assert hounsfield(stack, "down") == {"stopped": True}
-        assert hounsfield(stack, "status", code=5) == []
+        assert stack.hounsfield("down") == {"stopped": True}
+        assert stack.hounsfield("status", code=5) == []
     assert_gone(family)
 
 

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from client.addresses import free_ports
 from client.crypto.binding import result_binding, study_binding
 from client.crypto.keydirectory import KeyDirectory, create_key_directory
 from client.crypto.keyring import Keyring
@@ -99,7 +99,7 @@ async def _served(folder: Path) -> AsyncIterator[tuple[GatewayUnderTest, int, Pa
     keys, home = KeyDirectory(folder / "keys"), folder / "gateway"
     create_key_directory(keys.root, TENANT)
     _hand_over(keys, home / "keys")
-    port = _free_port()
+    (port,) = free_ports(1)
     async with embedded_queue(folder / "q") as queue_url, contextlib.AsyncExitStack() as owned:
         settings = Settings(
             home=str(home), gateway=f"127.0.0.1:{port}", queue_url=queue_url
@@ -197,13 +197,6 @@ def memory_of(pid: int) -> Iterator[bytes]:
             memory.seek(start)
             with contextlib.suppress(OSError):  # a mapping that is not backed, or gone since
                 yield memory.read(end - start)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main() -> int:
