@@ -145,6 +145,8 @@ def train(root: Path, task: Task) -> dict[str, str]:
     os.environ[PROCESSES] = "0"
     folders = {}
     for configuration in task.configurations:
+        torch.manual_seed(0)
+        np.random.seed(0)
         trainer = get_trainer_from_args("900", configuration, 0, device=torch.device("cpu"))
         trainer.num_epochs, trainer.num_iterations_per_epoch = 1, task.steps
         trainer.num_val_iterations_per_epoch = 1

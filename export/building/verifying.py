@@ -5,23 +5,25 @@ network, files of a version, repository ─▶ candidates, service ─▶ Compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.building.making import GRAPH_FILE, typed_file
 from export.engines.running import Engine, OnnxRuntimeEngine, OpenVinoEngine, cpu_precisions
 from export.engines.tensorrt_plan import TensorRtEngine, this_machine
-from export.errors import GateError, MissingPart
+from export.errors import GateError, MissingPart, RecipeError
 from export.graph.eager import EagerNetwork
 from export.graph.inspecting import inspect_graph
 from export.parity.comparison import Candidate, Comparison, Served, measure, measure_patches
 from export.parity.facts import machine_facts, version_facts
 from export.parity.material import Series, read_series, synthetic_series
 from export.parity.results import Precision
+from export.parity.synthetic import draw_body
 from export.recipe import CpuPrecision, GpuPrecision, Recipe
 from export.repository.describing import describe
 from export.repository.layout import PLAN, ModelFolders
@@ -31,7 +33,6 @@ from export.sources.opening import open_source
 from preprocess.spec import ModelSpec, load_model_spec
 
 __all__ = (
-    "PATCHES",
     "candidates",
     "compare",
     "compare_published",
@@ -39,8 +40,8 @@ __all__ = (
     "verification_series",
 )
 
-PATCHES = 2
-"""Random patches on which networks of volumes are compared."""
+_BODY = 1000
+"""Values of the made-up body, which is drawn in integers; a network sees −1 to 1."""
 
 _PRECISION = {
     CpuPrecision.F32: Precision.F32,
@@ -147,27 +148,40 @@ def compare(
 
 
 def compare_volume(recipe: Recipe, network: SourceNetwork, files: Mapping[str, Path]) -> Comparison:
-    """Compares the graph of a network of volumes, which is not served, on random patches.
+    """Compares the graph of a network of volumes, which is not served, on noise and on a body.
 
     Raises:
+        RecipeError: The recipe names series, which are not cut into patches.
         GateError: An engine answers in another shape.
         EngineError: An engine does not run.
     """
+    if recipe.export.verification:
+        raise RecipeError(
+            f"{recipe.path}: export.verification: a network of volumes is compared on made-up "
+            "patches; expected no series, leave them out"
+        )
     reference = EagerNetwork(network, None, recipe.export.graph)
     engines, left_out = candidates(recipe, files)
     info = inspect_graph(files[GRAPH_FILE])
-    canvas = [int(side) for side in info.inputs["image"].dims[1:]]
-    noise = np.random.default_rng(0).standard_normal((PATCHES, *canvas), dtype=np.float32)
+    channels, *sides = (int(side) for side in info.inputs["image"].dims[1:])
     labels = network.labels[1:] or [str(value) for value in range(1, network.classes)]
     return measure_patches(
         reference,
         engines,
-        noise,
+        _patches(channels, sides),
         model=recipe.name,
         labels=labels,
-        name="random patches",
+        name="made-up patches",
         facts=_facts(recipe, left_out),
     )
+
+
+def _patches(channels: int, sides: Sequence[int]) -> NDArray[np.float32]:
+    """Noise and a body, [2, channels, *sides]."""
+    slices, rows, columns = sides
+    noise = np.random.default_rng(0).standard_normal((channels, *sides))
+    body = draw_body((slices, rows, columns), (-_BODY, _BODY)) / _BODY
+    return np.stack([noise, np.broadcast_to(body, noise.shape)]).astype(np.float32)
 
 
 def _facts(recipe: Recipe, left_out: list[str]) -> dict[str, str]:

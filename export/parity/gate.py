@@ -103,11 +103,16 @@ def _judge_reference(report: ParityReport) -> Iterator[Violation]:
     if not reference.slices:
         yield Violation(reference.engine, "expected slices to compare, got none", math.inf)
     elif len(reference.mask_values) < 2:
+        advice = (
+            "name series in export.verification that show what the model segments"
+            if report.spec_sha256
+            else "a network of volumes is compared on nothing else, so this one cannot be judged"
+        )
         yield Violation(
             reference.engine,
             f"{reference.engine} answers class {reference.mask_values} for every pixel of "
             f"{', '.join(one.name for one in report.series)}, so that no mask can be told from "
-            "another; name series in export.verification that show what the model segments",
+            f"another; {advice}",
             math.inf,
         )
 

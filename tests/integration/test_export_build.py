@@ -158,8 +158,10 @@ def test_a_monai_bundle_is_built_served_and_verified(bench: Bench, tmp_path: Pat
 @pytest.fixture(scope="module")
 def nnunet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
     root = tmp_path_factory.mktemp("nnunet")
-    [folders] = train_nnunet(root, Task(steps=12))
-    return root / "0" / "raw", folders
+    # As it was initialised, a network of volumes answers every class on whatever it is shown.
+    tasks = Task(steps=12, configurations=("2d",)), Task(steps=0, configurations=("3d_fullres",))
+    trained, initialised = train_nnunet(root, *tasks)
+    return root / "0" / "raw", trained | initialised
 
 
 def test_an_nnunet_folder_is_built_served_and_verified(
@@ -343,8 +345,8 @@ def test_bad_input_is_named_and_leaves_the_repository_as_it_was(
     spoil(published.parent)
     bench.said()
     assert bench.run("build", published) == status
-    said = bench.said()
-    assert all(word in said for word in words), said
+    said = bench.said().replace(" ", "")  # lines are wrapped within words too
+    assert all(word.replace(" ", "") in said for word in words), said
     assert tree_sha256(bench.repository) == before
     assert not (Path(__file__).parent / "exploded").exists()
 

@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from export.building.verifying import compare_volume
 from export.engines.running import OnnxRuntimeEngine, OpenVinoEngine
-from export.errors import GateError
+from export.errors import GateError, RecipeError
 from export.graph.eager import EagerNetwork
 from export.graph.exporting import export_graph
 from export.parity.comparison import Candidate, Comparison, Served, measure, measure_patches
@@ -25,7 +26,14 @@ from export.recipe import CpuPrecision, GraphOptions, Limits
 from preprocess.geometry import SliceGeometry
 from preprocess.plan import SeriesPlan
 from preprocess.reference import network_image
-from tests.export_networks import CLASSES, SIDE, smooth_images, tiny_network, tiny_spec
+from tests.export_networks import (
+    CLASSES,
+    SIDE,
+    smooth_images,
+    tiny_network,
+    tiny_spec,
+    write_recipe,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -376,3 +384,9 @@ def test_progress_is_told(tmp_path: Path) -> None:
     compare(changed(lambda _: None), advance=told.append)
     assert sum(told) == len(IMAGES)
     assert len(SPEC.segments) + 1 == CLASSES
+
+
+def test_series_for_a_network_of_volumes_are_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, export={"verification": [{"image": "head.nii.gz"}]})
+    with pytest.raises(RecipeError, match="made-up patches; expected no series"):
+        compare_volume(recipe, tiny_network(), {})
