@@ -17,7 +17,7 @@ from loadtest.report import Measurement, Report
 from loadtest.summary import summarise
 from loadtest.verdicts import verdicts_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.quiet]
 
 
 async def last_report(options: Options) -> Report:
