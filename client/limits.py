@@ -123,7 +123,7 @@ class ServiceLimits:
     max_watches: int = 64
     chunk_timeout_s: float = 30.0
     min_upload_bytes_per_s: int = 64 * 1024
-    watch_interval_s: float = 0.25
+    watch_interval_s: float = 1.0
     queue_timeout_s: float = 2.0
     retry_after_s: float = 2.0
 

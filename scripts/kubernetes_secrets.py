@@ -35,9 +35,9 @@ LOAD_TENANT = "loadtest"
 _RENEW_BEFORE = timedelta(days=30)
 _GREETINGS = "+ping +hello +auth +client|setinfo +client|setname"
 _MAY = {
-    "gateway": "+xadd +xlen +xrange +xpending +xgroup|delconsumer",
+    "gateway": "+xadd +xlen +xrange +xpending +xgroup|delconsumer +subscribe +unsubscribe",
     "worker": "+xadd +xlen +xrange +xpending +xgroup|create +xgroup|delconsumer +xreadgroup +xack"
-    " +xdel +xclaim +xautoclaim +multi +exec +discard",
+    " +xdel +xclaim +xautoclaim +multi +exec +discard +publish",
     "scaler": "+xlen",
 }
 _DATABASES = ("ledger", "vault")
@@ -90,7 +90,7 @@ def users_acl(passwords: Mapping[str, str]) -> str:
     """
     lines = ["user default off", "user probe on nopass -@all +ping +hello +auth"]
     lines += [
-        f"user {user} on >{passwords[user]} ~jobs:* -@all {_GREETINGS} {may}"
+        f"user {user} on >{passwords[user]} ~jobs:* &jobs:* -@all {_GREETINGS} {may}"
         for user, may in _MAY.items()
     ]
     return "\n".join(lines) + "\n"

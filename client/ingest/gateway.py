@@ -108,7 +108,8 @@ async def serve(
             stack.push_async_callback(server.stop, settings.grace_s)
         stack.push_async_callback(checks.enter_graceful_shutdown)
         await _tell_readiness(checks, behind)
-        for watch in (_watch_readiness(checks, behind, settings.ready_interval_s), tls.run()):
+        readiness = _watch_readiness(checks, behind, settings.ready_interval_s)
+        for watch in (readiness, tls.run(), service.listen()):
             stack.callback(asyncio.create_task(watch).cancel)
         yield Gateway(port, health_port)
 

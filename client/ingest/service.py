@@ -45,8 +45,13 @@ class IngestService(ingest_pb2_grpc.IngestServicer):
         self._intake = Intake(behind, limits)
         self._worker_keys = behind.worker_keys
         self._limits = limits
+        self._queue = behind.queue
         self._lookout = Lookout(behind.ledger, limits.watch_interval_s)
         self._watches = 0
+
+    async def listen(self) -> None:
+        """Hear of jobs that have ended, until cancelled."""
+        await self._lookout.listen(self._queue)
 
     async def ListRecipientKeys(  # noqa: N802 - gRPC's name
         self, request: ingest_pb2.ListRecipientKeysRequest, caller: Principal

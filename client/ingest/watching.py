@@ -2,24 +2,34 @@
 
 watch ─┐
 watch ─┼──▶ look ──pause──▶ one query for all ──▶ each its job
-watch ─┘
+watch ─┘            ▲
+    queue ──ends────┘ a watched job has ended: no pause any more
 
-The pause is a tenth of the time that the youngest watch has lasted: a study that takes half a
-second is not told of a quarter later, and one that takes minutes is not asked for all the time.
+The pause is a tenth of the time that the youngest watch has lasted: it is there for progress, and
+for ends of which nothing was heard.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+from collections import deque
 
-from client.errors import NotFound
+from client.errors import ClientError, NotFound
+from client.jobqueue.base import JobQueue
 from client.jobs import Job
 from client.ledger.ledger import Ledger
 
 __all__ = ("Lookout",)
 
-_LEAST_S = 0.05
+_LOG = logging.getLogger(__name__)
+_LEAST_S = 0.25
 _PART = 0.1
+_DEAF_S = 2.0
+"""After the queue was away."""
+_REMEMBERED = 1000
+"""Ends of jobs that were told while nobody waited for a look at them."""
 
 
 class Lookout:
@@ -34,6 +44,24 @@ class Lookout:
         self._ledger = ledger
         self._interval_s = interval_s
         self._open: _Look | None = None
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED)
+
+    async def listen(self, queue: JobQueue) -> None:
+        """Look at once when the queue tells that a watched job has ended; until cancelled."""
+        while True:
+            try:
+                async with contextlib.aclosing(queue.ends()) as ends:
+                    async for job_id in ends:
+                        self._hear(job_id)
+            except ClientError as error:
+                _LOG.warning("ends of jobs are not heard, looks go on: %s", error)
+            await asyncio.sleep(_DEAF_S)
+
+    def _hear(self, job_id: str) -> None:
+        if self._open is not None and job_id in self._open.wanted:
+            self._open.within(0)
+        else:
+            self._ended.append(job_id)
 
     async def next(self, job_id: str, watched_s: float = 0.0) -> Job:
         """Return a job as the next look finds it, at most ``interval_s`` from now.
@@ -50,6 +78,9 @@ class Lookout:
         if look is None:
             look = self._open = _Look()
             look.task = asyncio.create_task(self._found(look))
+        if job_id in self._ended:
+            self._ended.remove(job_id)
+            look.within(0)
         look.within(min(self._interval_s, max(_LEAST_S, _PART * watched_s)))
         found = await self._shared(look, job_id)
         if job_id not in found:

@@ -6,11 +6,13 @@ Contract:
     - STAT entries are taken before every routine entry that waits.
     - Acknowledging removes the entry for good; doing it twice does no harm.
     - A queue gives no fencing: who may write a result is the ledger's decision.
+    - The end of a job is told to whoever listens at that moment, and is kept for nobody: a hint to
+      look at the ledger now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,3 +62,9 @@ class JobQueue(Protocol):
 
     async def size(self) -> Mapping[Priority, int]:
         """Return the number of entries, waiting or taken, of each priority."""
+
+    async def tell_end(self, job_id: str) -> None:
+        """Say that a job has ended, to whoever listens."""
+
+    def ends(self) -> AsyncGenerator[str]:
+        """Yield the ids of jobs whose end is told from now on."""

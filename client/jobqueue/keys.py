@@ -6,6 +6,7 @@ from client.jobs import Priority
 
 __all__ = (
     "COMMAND_TIMEOUT_S",
+    "ENDS",
     "GROUP",
     "JOB_FIELD",
     "MAX_BLOCK_S",
@@ -21,6 +22,9 @@ GROUP = "workers"
 
 JOB_FIELD = "job"
 """The one field of an entry: the job's id."""
+
+ENDS = "jobs:ended"
+"""The channel (PUBLISH, SUBSCRIBE) on which workers tell the ids of jobs that have ended."""
 
 COMMAND_TIMEOUT_S = 5.0
 """A command that takes longer means that the server is away (also on a half-open connection)."""

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from client.jobqueue.base import PRIORITY_ORDER, QueueEntry
 from client.jobs import Priority
@@ -22,6 +22,7 @@ class MemoryQueue:
         self._waiting: dict[Priority, list[QueueEntry]] = {p: [] for p in PRIORITY_ORDER}
         self._taken: dict[QueueEntry, float] = {}
         self._changed = asyncio.Condition()
+        self._listeners: set[asyncio.Queue[str]] = set()
 
     async def put(self, job_id: str, priority: Priority) -> None:
         """Append a job."""
@@ -76,6 +77,21 @@ class MemoryQueue:
         """Return the number of entries, waiting or taken, of each priority."""
         counted = Counter(entry.priority for entry in self._entries())
         return {priority: counted[priority] for priority in PRIORITY_ORDER}
+
+    async def tell_end(self, job_id: str) -> None:
+        """Say that a job has ended, to whoever listens."""
+        for listener in self._listeners:
+            listener.put_nowait(job_id)
+
+    async def ends(self) -> AsyncGenerator[str]:
+        """Yield the ids of jobs whose end is told from now on."""
+        heard: asyncio.Queue[str] = asyncio.Queue()
+        self._listeners.add(heard)
+        try:
+            while True:
+                yield await heard.get()
+        finally:
+            self._listeners.discard(heard)
 
     def _entries(self) -> list[QueueEntry]:
         return [*itertools.chain.from_iterable(self._waiting.values()), *self._taken]

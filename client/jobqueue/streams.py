@@ -2,6 +2,7 @@
 
     put: XADD ──▶ jobs:stat │ jobs:routine ──XREADGROUP──▶ take ──▶ ack: MULTI { XACK, XDEL }
                                    └──XAUTOCLAIM (worker gone)──▶ reclaim
+    tell_end: PUBLISH ──▶ jobs:ended ──SUBSCRIBE──▶ ends
 
 Acknowledged entries are deleted, so a stream's length is what waits plus what is being worked on:
 a number that survives restarts and that autoscalers can trust.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -25,6 +26,7 @@ from client.errors import ConfigurationError, Transient
 from client.jobqueue.base import PRIORITY_ORDER, QueueEntry
 from client.jobqueue.keys import (
     COMMAND_TIMEOUT_S,
+    ENDS,
     GROUP,
     JOB_FIELD,
     MAX_BLOCK_S,
@@ -173,6 +175,30 @@ class StreamsQueue:
         """Return the number of entries, waiting or taken, of each priority."""
         with _translated():
             return {p: await self._redis.xlen(stream) for p, stream in STREAMS.items()}
+
+    async def tell_end(self, job_id: str) -> None:
+        """Say that a job has ended, to whoever listens."""
+        with _translated():
+            await self._redis.publish(ENDS, job_id)
+
+    async def ends(self) -> AsyncGenerator[str]:
+        """Yield the ids of jobs whose end is told from now on."""
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
+            with _translated():
+                await channel.subscribe(ENDS)
+            asked_s = 0.0
+            while True:
+                with _translated():
+                    told = await channel.get_message(timeout=MAX_BLOCK_S)
+                    if told is None and asked_s >= COMMAND_TIMEOUT_S:
+                        raise redis_errors.TimeoutError
+                    if told is None:  # silence: nothing ended, or the connection is half open
+                        await channel.ping()
+                        asked_s += MAX_BLOCK_S
+                        continue
+                asked_s = 0.0
+                if told["type"] == "message":
+                    yield told["data"].decode()
 
     async def _read(self, priorities: Sequence[Priority], block_ms: int | None) -> None:
         wanted = {STREAMS[priority]: ">" for priority in priorities}

@@ -344,8 +344,17 @@ class WorkerLoop:
                 _LOG.warning("an outcome waits to be entered: %s", error)
             else:
                 self._metrics.entered(after)
+                if after.finished:
+                    await self._tell_end(after)
                 return after
             await asyncio.sleep(_AWAY_PAUSE_S)
+
+    async def _tell_end(self, job: Job) -> None:
+        """Who waits for the job hears it now; otherwise a moment later from the ledger."""
+        try:
+            await self._queue.tell_end(job.id)
+        except ClientError as error:
+            _LOG.warning("job=%s its end cannot be told: %s", job.id, error)
 
     async def _drop(self, job: Job, result: JobResult | None) -> Outcome:
         """Delete a result that came too late."""

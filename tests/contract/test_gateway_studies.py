@@ -138,6 +138,22 @@ async def test_watching_shows_every_stage(gateway: GatewayUnderTest, client: Ing
         await client.fetch(job.id)
 
 
+async def test_a_watch_hears_of_the_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.ingest.watching._LEAST_S", 60.0)
+    limits = ServiceLimits(watch_interval_s=60.0)
+    async with running_gateway(tmp_path, limits) as gateway, gateway.sender() as client:
+        job = await client.submit(FILES)
+        waiting = asyncio.create_task(client.wait(job.id))
+        await asyncio.sleep(0.3)
+        claimed = await gateway.ledger.claim(job.id, "test", 30)
+        await gateway.ledger.reject(claimed, RefusalCode.COLOUR, "It is in colour.")
+        await gateway.queue.tell_end(job.id)
+        async with asyncio.timeout(5):
+            assert (await waiting).state is JobState.REJECTED
+
+
 async def test_a_result_is_answered_again_until_a_new_model_is_in_service(
     gateway: GatewayUnderTest, client: IngestClient
 ) -> None:

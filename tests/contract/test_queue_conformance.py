@@ -6,8 +6,8 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import pytest
@@ -208,6 +208,27 @@ async def test_every_id_is_listed_however_long_the_queue(
     assert await queue.job_ids() == {str(number) for number in range(10)}
 
 
+async def next_end(ends: AsyncGenerator[str]) -> str:
+    async with asyncio.timeout(5):
+        return await anext(ends)
+
+
+async def test_an_end_is_told_to_whoever_listens_and_kept_for_nobody(
+    workers: tuple[JobQueue, JobQueue],
+) -> None:
+    one, two = workers
+    await one.tell_end("unheard")
+    async with aclosing(one.ends()) as first, aclosing(two.ends()) as second:
+        heard = [asyncio.create_task(next_end(ends)) for ends in (first, second)]
+        await asyncio.sleep(0.2)
+        await two.tell_end("a")
+        assert await asyncio.gather(*heard) == ["a", "a"]
+        for job in ("b", "c"):
+            await one.tell_end(job)
+        assert [await next_end(first), await next_end(first)] == ["b", "c"]
+    assert await one.job_ids() == frozenset()
+
+
 async def test_a_wiped_server_is_used_again(server: str) -> None:
     async with StreamsQueue(server, "one") as queue:
         await queue.put("a", STAT)
@@ -244,6 +265,10 @@ async def test_an_absent_server_is_transient(tmp_path: Path) -> None:
         for call in (queue.put("a", STAT), queue.take(0), queue.job_ids(), queue.size()):
             with pytest.raises(Transient):
                 await call
+        with pytest.raises(Transient):
+            await queue.tell_end("a")
+        with pytest.raises(Transient):
+            await anext(queue.ends())
 
 
 async def test_a_wrong_password_is_a_wrong_setting(tmp_path: Path) -> None:

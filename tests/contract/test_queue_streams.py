@@ -6,9 +6,10 @@ import asyncio
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
@@ -140,6 +141,27 @@ async def test_a_wait_is_no_longer_than_asked(url: str, admin: redis.Redis) -> N
             assert await queue.take(0.3) is None
         assert 0.29 < loop.time() - started < 5
         assert reads[0] < 12, "it waits at the server and does not ask again and again"
+
+
+async def test_a_quiet_channel_is_listened_to_and_a_silent_server_is_not(
+    url: str, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.jobqueue.streams.MAX_BLOCK_S", 0.1)
+    monkeypatch.setattr("client.jobqueue.streams.COMMAND_TIMEOUT_S", 0.3)
+    async with StreamsQueue(url, "one") as queue, aclosing(queue.ends()) as ends:
+        hearing = asyncio.create_task(anext(ends))
+        await asyncio.sleep(1.0)
+        assert not hearing.done()
+        await queue.tell_end("a")
+        assert await hearing == "a"
+        server = psutil.Process(int(admin.info("server")["process_id"]))
+        server.suspend()
+        try:
+            with pytest.raises(Transient):
+                async with asyncio.timeout(10):
+                    await anext(ends)
+        finally:
+            server.resume()
 
 
 async def test_a_group_that_is_there_already_is_used(url: str, admin: redis.Redis) -> None:

@@ -147,6 +147,44 @@ async def test_an_erased_patients_study_fails_for_good(site: Site) -> None:
     assert (job.state, job.code, job.attempt) == (JobState.FAILED, "ERASED", 1)
 
 
+async def test_every_end_is_told_and_a_try_that_failed_is_not(site: Site) -> None:
+    dead, refused, done = [await site.submit() for _ in range(3)]
+
+    async def behave(job: Job, progress: Progress) -> JobResult:
+        if job.id == refused:
+            raise Rejected(RefusalCode.GANTRY_TILT, "expected upright, got tilted")
+        if job.id == dead:
+            raise Transient("Triton is away")
+        return await site.process(job, progress)
+
+    told: list[str] = []
+
+    async def listen() -> None:
+        async for job_id in site.queue.ends():
+            assert (await site.ledger.get(job_id)).finished
+            told.append(job_id)
+
+    listening = asyncio.create_task(listen())
+    async with site.worker(behave):
+        await tried_again(site, dead)
+        await site.ended(dead, refused, done)
+    listening.cancel()
+    assert sorted(told) == sorted([refused, done, dead])
+
+
+async def test_a_queue_that_is_away_keeps_no_outcome_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(job_id: str) -> None:
+        raise Transient("The queue is away.")
+
+    monkeypatch.setattr(site.queue, "tell_end", away)
+    job_id = await site.submit()
+    async with site.worker(site.process):
+        (job,) = await site.ended(job_id)
+    assert (job.state, job.attempt) == (JobState.DONE, 1)
+
+
 async def tried_again(site: Site, job_id: str) -> None:
     """Queue a job whose first try failed, once its pause is over, as the reconciler does."""
     async with asyncio.timeout(10):

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,11 @@ async def test_gateway_and_worker_may_do_their_work(queue_urls: dict[str, str]) 
             await worker.touch(entry)
             assert await worker.reclaim(0) == entry
             await worker.ack(entry)
+            async with aclosing(gateway.ends()) as ends:
+                hearing = asyncio.create_task(anext(ends))
+                await asyncio.sleep(0.2)
+                await worker.tell_end("job-1")
+                assert await asyncio.wait_for(hearing, 5) == "job-1"
         assert sum((await gateway.size()).values()) == 0
 
 

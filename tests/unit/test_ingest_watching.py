@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from client.errors import NotFound
+from client.errors import NotFound, Transient
 from client.ingest.watching import Lookout
+from client.jobqueue.memory import MemoryQueue
 from client.jobs import Job
 from client.ledger.ledger import Ledger
 from tests.ledgers import AUDIT_KEY, LEASE_S, submitted
@@ -17,6 +19,31 @@ from tests.ledgers import AUDIT_KEY, LEASE_S, submitted
 pytestmark = pytest.mark.unit
 
 INTERVAL_S = 0.05
+
+
+class AwayOnce(MemoryQueue):
+    """Refuses to be listened to, the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._away = True
+
+    async def ends(self) -> AsyncGenerator[str]:
+        if self._away:
+            self._away = False
+            raise Transient("The queue is away.")
+        async for job_id in super().ends():
+            yield job_id
+
+
+@asynccontextmanager
+async def listening(lookout: Lookout, queue: MemoryQueue) -> AsyncIterator[None]:
+    task = asyncio.create_task(lookout.listen(queue))
+    await asyncio.sleep(0.05)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 class CountedLedger(Ledger):
@@ -103,3 +130,44 @@ async def test_an_old_watch_looks_seldom(ledger: CountedLedger) -> None:
         async with asyncio.timeout(0.5):
             await lookout.next(job.id, watched_s=60.0)
     assert ledger.looks == 0
+
+
+async def test_an_end_that_is_told_is_looked_at_at_once(ledger: CountedLedger) -> None:
+    ended, other = [await submitted(ledger) for _ in range(2)]
+    lookout, queue = Lookout(ledger, interval_s=30.0), MemoryQueue()
+    async with asyncio.timeout(5), listening(lookout, queue):
+        watching = asyncio.create_task(lookout.next(ended.id, watched_s=600.0))
+        await asyncio.sleep(0.05)
+        await queue.tell_end(other.id)
+        await asyncio.sleep(0.05)
+        assert not watching.done()
+        claimed = await ledger.claim(ended.id, "w", LEASE_S)
+        await queue.tell_end(ended.id)
+        assert await watching == claimed
+
+
+async def test_an_end_between_two_looks_is_remembered_once(ledger: CountedLedger) -> None:
+    job = await submitted(ledger)
+    lookout, queue = Lookout(ledger, interval_s=30.0), MemoryQueue()
+    async with listening(lookout, queue):
+        await queue.tell_end(job.id)
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert await lookout.next(job.id, watched_s=600.0) == job
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await lookout.next(job.id, watched_s=600.0)
+
+
+async def test_a_queue_that_was_away_is_listened_to_again(
+    ledger: CountedLedger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("client.ingest.watching._DEAF_S", 0.0)
+    job = await submitted(ledger)
+    lookout, queue = Lookout(ledger, interval_s=30.0), AwayOnce()
+    async with asyncio.timeout(5), listening(lookout, queue):
+        watching = asyncio.create_task(lookout.next(job.id, watched_s=600.0))
+        await asyncio.sleep(0.05)
+        await queue.tell_end(job.id)
+        assert await watching == job
+    assert "looks go on: The queue is away." in caplog.text
