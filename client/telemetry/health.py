@@ -33,6 +33,7 @@ async def serve_health(
     listen: str,
     check: Callable[[], Awaitable[None]],
     *,
+    name: str = READY,
     interval_s: float = 5.0,
     timeout_s: float = 10.0,
 ) -> AsyncIterator[int]:
@@ -41,6 +42,7 @@ async def serve_health(
     Args:
         listen: ``host:port``, without TLS; port 0 takes a free one; "" answers nowhere.
         check: Returns when the process is ready for work, raises ``ClientError`` when not.
+        name: What it is asked by, where it tells of something else than this process.
         interval_s: Between two looks.
         timeout_s: A look that takes longer means not ready.
 
@@ -57,9 +59,9 @@ async def serve_health(
     server = grpc.aio.server(options=_OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     port = bind(server, listen)
-    await checks.set(READY, _NOT_SERVING)
+    await checks.set(name, _NOT_SERVING)
     await server.start()
-    looking = asyncio.create_task(_look(checks, check, interval_s, timeout_s))
+    looking = asyncio.create_task(_look(checks, name, check, interval_s, timeout_s))
     try:
         yield port
     finally:
@@ -94,6 +96,7 @@ def bind(
 
 async def _look(
     checks: health.aio.HealthServicer,
+    name: str,
     check: Callable[[], Awaitable[None]],
     interval_s: float,
     timeout_s: float,
@@ -102,9 +105,9 @@ async def _look(
     while True:
         wrong = await _wrong(check, timeout_s)
         if wrong != told:
-            _LOG.info("not ready: %s", wrong) if wrong else _LOG.info("ready")
+            _LOG.info("%s: %s", name, wrong or "serving")
             told = wrong
-        await checks.set(READY, _NOT_SERVING if wrong else _SERVING)
+        await checks.set(name, _NOT_SERVING if wrong else _SERVING)
         await asyncio.sleep(interval_s)
 
 

@@ -1,10 +1,12 @@
-"""Triton in a container beside the worker's: its keys, its command line, and becoming it.
+"""Triton in a container beside the worker's: its keys, its command line, becoming it, its guard.
 
-    prepare ─▶ keys ─▶ arguments.json (Triton's) │ HOUNSFIELD_TRITON_WORKER_KEY (the worker's)
+    prepare ─▶ keys ─▶ arguments.json, admin.key │ HOUNSFIELD_TRITON_WORKER_KEY (the worker's)
     serve   ◀─ arguments.json, exec      link: makes the image of the cpu profile ready for that
+    watch   ◀─ admin.key: revives models whose process died, until SIGTERM; answers health checks
 
     python -m client.triton.container prepare --server FOLDER --worker FOLDER
     python -m client.triton.container serve ARGUMENTS.json
+    python -m client.triton.container watch ADMIN.key
     python -m client.triton.container link
 
 An init container prepares, so that the keys are fresh in every pod and lie in its memory only.
@@ -32,8 +34,9 @@ from client.triton.installation import (
 )
 from client.triton.server import TritonSettings, serving_arguments
 
-__all__ = ("ARGUMENTS", "WORKER_KEY", "container_arguments", "main", "prepare")
+__all__ = ("ADMIN_KEY", "ARGUMENTS", "WORKER_KEY", "container_arguments", "main", "prepare")
 
+ADMIN_KEY = "admin.key"
 ARGUMENTS = "arguments.json"
 WORKER_KEY = f"{PREFIX}TRITON_WORKER_KEY"
 _HTTP_PORT, _GRPC_PORT, _METRICS_PORT = 8000, 8001, 8002
@@ -69,7 +72,7 @@ def prepare(settings: Settings, server: Path, worker: Path) -> None:
 
     Args:
         settings: Repository, profile and where traces go.
-        server: Folder that Triton's container sees.
+        server: Folder that the containers of Triton and of its watchdog see.
         worker: Folder of secrets that the worker's container sees.
 
     Raises:
@@ -83,6 +86,7 @@ def prepare(settings: Settings, server: Path, worker: Path) -> None:
         otlp_endpoint=settings.otlp_endpoint,
     ).resolved()
     write_private(server / ARGUMENTS, json.dumps(container_arguments(triton)).encode())
+    write_private(server / ADMIN_KEY, triton.admin_key.encode())
     write_private(worker / WORKER_KEY, triton.worker_key.encode())
 
 
@@ -106,6 +110,15 @@ def _serve(arguments: Path) -> None:
     os.execve(command[0], command, environment)  # noqa: S606  # the command is ours, no shell
 
 
+def _watch(settings: Settings, admin_key: Path) -> None:
+    # The image that serves has no gRPC.
+    from client.telemetry.logs import begin_logs
+    from client.triton.guard import run_guard
+
+    begin_logs(settings)
+    run_guard(settings, admin_key)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program.
 
@@ -119,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     preparing.add_argument("--worker", type=Path, required=True)
     serving = actions.add_parser("serve", help="become the server")
     serving.add_argument("arguments", type=Path)
+    watching = actions.add_parser("watch", help="revive models whose process died")
+    watching.add_argument("admin_key", type=Path)
     actions.add_parser("link", help="link the Python backend's stub while the disk is writable")
     options = parser.parse_args(argv)
     try:
@@ -126,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(load_settings(), options.server, options.worker)
         elif options.action == "link":
             link_stub(find_installation())
+        elif options.action == "watch":
+            _watch(load_settings(), options.admin_key)
         else:
             _serve(options.arguments)
     except ConfigurationError as error:

@@ -89,6 +89,12 @@ class Watchdog:
         self._interval_s = interval_s
         self._probe_timeout_s = probe_timeout_s
         self._reload_timeout_s = reload_timeout_s
+        self._lost: set[str] = set()
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """Models that could not be revived, and have not answered since: a new server may help."""
+        return frozenset(self._lost)
 
     async def run(self) -> None:
         """Watches until it is cancelled; descriptions are read again when one has changed."""
@@ -99,9 +105,10 @@ class Watchdog:
                     await stack.enter_async_context(self._ward(spec))
                     for spec in self._settings.specs
                 ]
+                self._lost &= {ward.spec.name for ward in wards}
                 while self._stamps() == stamps:
                     for ward in wards:
-                        if await ward.wants_a_probe():
+                        if await ward.wants_a_probe() or ward.spec.name in self._lost:
                             await self._check(ward)
                     await asyncio.sleep(self._interval_s)
 
@@ -125,6 +132,8 @@ class Watchdog:
     async def _check(self, ward: _Ward) -> None:
         spec = ward.spec
         status = await ward.probe()
+        if not status:
+            self._lost.discard(spec.name)
         if status not in DEAD:
             return
         self._tell(spec, ModelEvent.DEAD, status)
@@ -138,6 +147,7 @@ class Watchdog:
         except TimeoutError:
             status = STUCK
         kind = ModelEvent.STILL_DEAD if status else ModelEvent.REVIVED
+        (self._lost.add if status else self._lost.discard)(spec.name)
         self._tell(spec, kind, status, time.monotonic() - began)
 
     async def _reload(self, spec: ModelSpec) -> None:

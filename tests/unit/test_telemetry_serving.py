@@ -117,6 +117,16 @@ async def test_ready_follows_what_is_found_and_live_does_not() -> None:
         await until(port, SERVING)
 
 
+async def test_what_is_told_of_has_the_name_it_is_given() -> None:
+    async with serve_health("127.0.0.1:0", ready, name="triton", interval_s=0.02) as port:
+        async with asyncio.timeout(5):
+            while await asked(port, "triton") != SERVING:
+                await asyncio.sleep(0.02)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asked(port, READY)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
 async def test_a_loop_that_does_not_turn_is_not_alive() -> None:
     def ask(port: int, timeout_s: float) -> int:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:

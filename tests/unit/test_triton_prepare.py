@@ -8,7 +8,7 @@ import pytest
 
 from client.settings import load_settings
 from client.triton import container
-from client.triton.container import ARGUMENTS, WORKER_KEY
+from client.triton.container import ADMIN_KEY, ARGUMENTS, WORKER_KEY
 
 pytestmark = pytest.mark.unit
 
@@ -36,9 +36,20 @@ def test_the_worker_reads_its_half_as_a_setting(
     assert not any(key in argument for argument in administration)
 
 
+def test_the_watchdog_reads_the_key_of_administration_which_the_worker_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, worker = _prepared(tmp_path, monkeypatch)
+    key = (tmp_path / "server" / ADMIN_KEY).read_text()
+    opened = "model-repository,trace,logging"
+    assert f"--grpc-restricted-protocol={opened}:admin-key={key}" in arguments
+    assert [path.name for path in worker.iterdir()] == [WORKER_KEY]
+
+
 def test_only_their_owner_reads_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _prepared(tmp_path, monkeypatch)
-    for path in (tmp_path / "server" / ARGUMENTS, tmp_path / "worker" / WORKER_KEY):
+    server, worker = tmp_path / "server", tmp_path / "worker"
+    for path in (server / ARGUMENTS, server / ADMIN_KEY, worker / WORKER_KEY):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
