@@ -89,6 +89,7 @@ POD = "spec template spec"
 IN_GATEWAY = f"{POD} containers gateway"
 WORKER = f"{POD} containers worker"
 TRITON = f"{POD} initContainers triton"
+WATCHDOG = f"{POD} initContainers watchdog"
 LABEL = "app.kubernetes.io/name"
 NOBODY = {"matchLabels": {LABEL: "nobody"}}
 BUDGET = {"minAvailable": 1, "selector": {"matchLabels": {LABEL: "queue"}}}
@@ -126,10 +127,13 @@ PODS = (
     Break("no liveness", "probe-missing", GATEWAY, f"{IN_GATEWAY} livenessProbe"),
     Break("a sidecar unwatched", "probe-missing", INFERENCE, f"{TRITON} startupProbe"),
     Break("a probe of nothing", "probe-port", GATEWAY, f"{IN_GATEWAY} livenessProbe grpc port", 50052),
+    Break("a probe of a watchdog that is gone", "probe-port", INFERENCE, WATCHDOG),
+    Break("a gpu's Triton that asks a watchdog", "probe-port", INFERENCE, f"{TRITON} livenessProbe", {"grpc": {"port": 50052}}, "production"),
     Break("a volume not there", "volume-mount", INFERENCE, f"{WORKER} volumeMounts +", {"name": "scratch", "mountPath": "/scratch"}),
     Break("a volume not mounted", "volume-unused", GATEWAY, f"{POD} volumes +", {"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}}),
     Break("a volume without limit", "volume-limit", INFERENCE, f"{POD} volumes tmp emptyDir sizeLimit"),
     Break("secrets for everybody's eyes", "secret-mode", GATEWAY, f"{POD} volumes settings secret defaultMode", 0o644),
+    Break("a Triton without its command line", "start-order", INFERENCE, f"{POD} initContainers worker-key"),
     Break("a grace period too short", "grace-period", INFERENCE, f"{POD} terminationGracePeriodSeconds", 30),
     Break("no time after preStop", "grace-period", GATEWAY, f"{POD} terminationGracePeriodSeconds", 10),
 )
@@ -157,6 +161,7 @@ CONFIGURATION = (
     Break("a setting that does not parse", "setting", GATEWAY, f"{IN_GATEWAY} env +", _env("HOUNSFIELD_LEASE_S", "soon")),
     Break("another port than the settings say", "setting-port", "ConfigMap/settings", "data HOUNSFIELD_METRICS_LISTEN", "0.0.0.0:9465"),
     Break("listening to itself only", "setting-port", "ConfigMap/settings", "data HOUNSFIELD_GATEWAY", "127.0.0.1:50443"),
+    Break("a watchdog that listens to itself only", "setting-port", INFERENCE, f"{WATCHDOG} env HOUNSFIELD_HEALTH_LISTEN value", "127.0.0.1:50052"),
     Break("a Triton on another port", "setting-port", "ConfigMap/settings", "data HOUNSFIELD_TRITON_URL", "127.0.0.1:8011"),
     Break("ready with another version", "model-version", "ConfigMap/models", "data version", "2"),
     Break("ready with any version", "model-version", INFERENCE, f"{TRITON} readinessProbe httpGet path", "/v2/models/brain_mr_net/ready"),

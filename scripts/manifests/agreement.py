@@ -19,9 +19,13 @@ __all__ = ("check_agreement",)
 
 _PROCESSES = {
     "client.ingest.process": ("gateway", "health_listen", "metrics_listen"),
+    "client.triton.container": ("health_listen",),
     "client.worker": ("health_listen", "metrics_listen"),
 }
 """By the module that a container runs: the settings that say where it listens."""
+
+_CALLERS = {"client.triton.container", "client.worker"}
+"""Modules that call Triton."""
 
 _MODELS = "models"
 """The ConfigMap that names the network and version a pod must serve."""
@@ -66,7 +70,8 @@ def _listening(
 
 def _calling(pod: Pod, container: Object, settings: Settings) -> Iterator[Finding]:
     host, _, port = settings.triton_url.rpartition(":")
-    if host in _HERE and "client.worker" in container["command"] and pod.port(int(port)) is None:
+    calls = host in _HERE and _CALLERS & set(container["command"])
+    if calls and pod.port(int(port)) is None:
         message = f"{container['name']} calls {settings.triton_url}; no container has that port"
         yield Finding("setting-port", pod.subject, message)
 

@@ -1,5 +1,6 @@
-"""A worker may end its studies before it is killed, and a pod is killed no later than it must.
+"""Containers start when what they read is there, and end before they are killed.
 
+init containers, in their order: each writes what later ones read
 SIGTERM ▶ preStop ▶ drain_s: studies in work end ▶ terminationGracePeriodSeconds ▶ SIGKILL
 """
 
@@ -18,11 +19,25 @@ _WORKER = "client.worker"
 
 
 def check_lifecycle(rendered: Rendered) -> Iterator[Finding]:
-    """Check that every pod is given the time that its containers may take to end."""
+    """Check the order in which containers start, and the time that they are given to end."""
     for pod in rendered.pods:
+        yield from _order(pod)
         if pod.endless:
             for container in pod.servers:
                 yield from _grace(rendered, pod, container)
+
+
+def _order(pod: Pod) -> Iterator[Finding]:
+    """Find containers that start before the one that fills an empty volume for them."""
+    empty = {volume["name"] for volume in pod.spec.get("volumes", ()) if "emptyDir" in volume}
+    filled: set[str] = set()
+    for container in pod.containers:
+        for mount in container.get("volumeMounts", ()):
+            if not mount.get("readOnly"):
+                filled.add(mount["name"])
+            elif mount["name"] in empty - filled:
+                message = f"{container['name']} starts before {mount['name']!r} is filled for it"
+                yield Finding("start-order", pod.subject, message)
 
 
 def _grace(rendered: Rendered, pod: Pod, container: Object) -> Iterator[Finding]:

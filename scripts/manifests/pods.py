@@ -141,12 +141,14 @@ def _probes(pod: Pod) -> Iterator[Finding]:
 
 def _probe_port(pod: Pod, container: Object, kind: str, probe: Object) -> Iterator[Finding]:
     ports = container.get("ports", ())
-    known = {port.get("name") for port in ports} | {port.get("containerPort") for port in ports}
+    # Names are the container's own; a number is the pod's, whose containers share one network.
+    shared = [port for server in pod.servers for port in server.get("ports", ())]
+    known = {port.get("name") for port in ports} | {port.get("containerPort") for port in shared}
     for way in ("grpc", "httpGet", "tcpSocket"):
         if way in probe and probe[way].get("port") not in known:
             yield Finding(
                 "probe-port",
                 pod.subject,
                 f"{container['name']}.{kind} asks port {probe[way].get('port')!r}; "
-                f"the container has {sorted(str(port) for port in known)}",
+                f"expected one of {sorted(str(port) for port in known)}",
             )

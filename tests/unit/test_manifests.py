@@ -16,6 +16,7 @@ from client.jobqueue.keys import STREAMS
 from scripts import manifests
 from scripts.manifests.configuration import check_configuration, check_secrets_used, settings_of
 from scripts.manifests.crds import schemas_of
+from scripts.manifests.lifecycle import check_lifecycle
 from scripts.manifests.network import check_network
 from scripts.manifests.objects import Finding, Object, Rendered, selects
 from scripts.manifests.policies import read_skips
@@ -77,6 +78,29 @@ def test_pods_are_found_in_everything_that_makes_them() -> None:
         ("b", False),
         ("c", True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "findings"), [("write", "read", set()), ("read", "write", {"start-order"})]
+)
+def test_who_reads_an_empty_volume_starts_after_who_fills_it(
+    first: str, second: str, findings: set[str]
+) -> None:
+    rendered = made(
+        """
+        kind: Pod
+        metadata: {name: a, labels: {}}
+        spec:
+          initContainers:
+            - {name: write, volumeMounts: [{name: keys, mountPath: /keys}]}
+            - {name: read, volumeMounts: [{name: keys, mountPath: /keys, readOnly: true}]}
+          containers: []
+          volumes: [{name: keys, emptyDir: {}}]
+        """
+    )
+    containers = rendered.pods[0].spec["initContainers"]
+    containers.sort(key=lambda container: (first, second).index(container["name"]))
+    assert checks(check_lifecycle(rendered)) == findings
 
 
 DEFINITION: dict[str, Any] = {
