@@ -38,8 +38,7 @@ demo: $(VENV)/.server ## Send the sample study through the real stack; results i
 	@$(BIN)/hounsfield demo --out demo-output
 
 test: $(VENV)/.dev ## Run unit, contract, integration and chaos tests on the real parts
-	@$(BIN)/python -m pytest -m "not quiet" --numprocesses 2 --dist loadfile
-	@$(BIN)/python -m pytest -m quiet
+	@$(BIN)/python -m pytest
 
 bench: $(VENV)/.loadtest ## First numbers in 3 minutes; the whole run is in docs/performance.md
 	@$(BIN)/python -m loadtest.bench --quick

@@ -17,7 +17,7 @@ from client.objectstore.stores import open_store
 from tests.dicom_factory import ORIENTATIONS, Recipe, classic_files, numbered_volume
 from tests.local_stack import LocalStack, running_stack
 
-pytestmark = [pytest.mark.chaos, pytest.mark.quiet, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(280)]
 
 STUDIES = 16
 STAT = 4

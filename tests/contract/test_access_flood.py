@@ -9,7 +9,7 @@ import pytest
 from client.limits import ServiceLimits, TransportLimits
 from tests.flooding import Flood, flooded, under_attack
 
-pytestmark = [pytest.mark.contract, pytest.mark.quiet]
+pytestmark = pytest.mark.contract
 
 HANDSHAKE_S = TransportLimits().handshake_timeout_s
 REQUEST_S = 2.0

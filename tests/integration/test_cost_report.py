@@ -18,7 +18,7 @@ from client.triton.inference import connect
 from client.triton.server import worker_headers
 from tests.local_stack import LocalStack, running_stack
 
-pytestmark = [pytest.mark.integration, pytest.mark.quiet]
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "colin27_mr"

@@ -17,7 +17,7 @@ from loadtest.report import Measurement, Report
 from loadtest.summary import summarise
 from loadtest.verdicts import verdicts_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.quiet]
+pytestmark = pytest.mark.integration
 
 
 async def last_report(options: Options) -> Report:

@@ -17,7 +17,7 @@ import yaml
 from client.triton.embedded import EmbeddedTriton
 
 pytest.importorskip("gevent", reason="needs the extra `loadtest`")
-pytestmark = [pytest.mark.integration, pytest.mark.quiet]
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 LIMITS = ROOT / "loadtest" / "slo.yaml"
