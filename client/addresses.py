@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import secrets
 import socket
 
 from client.errors import ConfigurationError
@@ -10,6 +12,9 @@ from client.errors import ConfigurationError
 __all__ = ("free_ports", "host_and_port", "next_port")
 
 _HIGHEST = 65535
+_SERVED = range(20_000, 32_000)
+"""Below those that Linux gives to whoever connects (``ip_local_port_range``, from 32768 on): one of
+these would be taken by the next connection of anybody before its server has started."""
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -44,8 +49,15 @@ def next_port(address: str) -> str:
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Return ports that nobody listens on now, all different; nothing keeps them free."""
+    found: list[int] = []
     with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((host, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        while len(found) < count:
+            probe, port = held.enter_context(socket.socket()), secrets.choice(_SERVED)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                found.append(port)
+    return found

@@ -299,6 +299,8 @@ async def test_helpers_share_the_memory_of_one_process(tmp_path: Path) -> None:
         tight = Isolation(timeout_s=20.0, memory_bytes=memory_bytes)
         room, rooms = await tight.run((), functions.rooms_of_helpers, files, notes, 64)
         counts.append(len(rooms))
-        assert sum(rooms) <= room < memory_bytes // 2
+        # The room is looked up a moment later, and half of what was mapped meanwhile is missing.
+        assert sum(rooms) <= room + (4 << 20)
+        assert room < memory_bytes // 2
     assert counts == sorted(counts)
     assert 0 < counts[0] < counts[-1]
